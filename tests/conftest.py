@@ -1,0 +1,14 @@
+"""The strict test world: warnings are errors (pyproject.toml), dtypes and ranks are never promoted silently."""
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+  """64-bit mode for one test."""
+  with jax.enable_x64(True):
+    yield
