@@ -9,6 +9,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture
 def x64():
-  """64-bit mode for one test."""
-  with jax.enable_x64(True):
-    yield
+    """64-bit mode for one test."""
+    with jax.enable_x64(True):
+        yield
