@@ -1,0 +1,7 @@
+"""Benchmarks; run each as a module from the root of the repository: `python -m benchmarks.run`."""
+
+import os
+
+# PyTorch's and MXNet's OpenMP threads spin after a call and slow down whatever runs next. Must be set before either is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")

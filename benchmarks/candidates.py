@@ -1,0 +1,196 @@
+"""The ways to compute a row that are compared: this library and lax here, PyTorch and MXNet in `peers.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+import jaxgroupconv as jgc
+from benchmarks.shapes import Row
+
+Operands = Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
+ON_GPU = jax.default_backend() == "gpu"
+MAX_SEPARATE_GROUPS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One way to compute a row, compiled and ready to run.
+
+    Attributes:
+      sample: measures for about so many seconds; returns the seconds of single calls, of at least one.
+      result: runs once and returns the result as float64 in the row's layout.
+      facts: what there is to say besides times: seconds of compilation, bytes of temporary memory, the lowering.
+    """
+
+    sample: Callable[[float], list[float]]
+    result: Callable[[], np.ndarray]
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def jax_candidate(
+    row: Row, mode: str, operands: Operands, implementation: str | None = None, separate: bool = False
+) -> Candidate:
+    """This library, or lax.
+
+    Args:
+      row: the layer.
+      mode: `fwd`, `dx` or `dw`.
+      operands: sets of input, kernel and cotangent; more than one if they shall not stay in the cache.
+      implementation: for `jgc.accelerate`; None for lax as it is.
+      separate: write a transposed convolution as one `lax.conv_transpose` for each group.
+
+    Returns:
+      The candidate, compiled.
+
+    Raises:
+      NotImplementedError: the named lowering refuses this row, or there is no such program for it.
+    """
+    if separate and (row.form != "transpose" or not 1 < row.groups <= MAX_SEPARATE_GROUPS):
+        raise NotImplementedError("not a transposed convolution of few groups")
+    dtype = jnp.dtype("float32" if row.dtype == "tf32" else row.dtype)
+    with contextlib.ExitStack() as scope:
+        scope.enter_context(jax.enable_x64(row.dtype == "float64"))
+        if ON_GPU and row.dtype == "float32":
+            scope.enter_context(jax.default_matmul_precision("highest"))
+        if implementation is not None:
+            scope.enter_context(jgc.accelerate(implementation))
+        sets = [tuple(jnp.asarray(array, dtype) for array in arrays) for arrays in operands]
+        conv = _separate_transpose if separate else _lax_conv if implementation is None else _jgc_conv
+        facts = {} if implementation is None else _lowering(_program(row, mode, conv), sets[0], implementation)
+        compiled, seconds = _compile(lambda: _program(row, mode, conv), sets[0])
+        facts |= {"compile_s": seconds, "temp_bytes": compiled.memory_analysis().temp_size_in_bytes}
+    return Candidate(
+        sample=sampler(compiled, jax.block_until_ready, sets),
+        result=lambda: np.asarray(compiled(*sets[0])).astype(np.float64),
+        facts=facts,
+    )
+
+
+def sampler(call: Callable, wait: Callable, arguments: Sequence) -> Callable[[float], list[float]]:
+    """Times `call(*arguments[i])` for the argument sets in turn; on a GPU, whose queue hides the host, ten calls at a time."""
+    cycle, inner = itertools.cycle(arguments), 10 if ON_GPU else 1
+
+    def sample(seconds: float) -> list[float]:
+        times, end = [], time.perf_counter() + seconds
+        while not times or time.perf_counter() < end:
+            out, start = None, time.perf_counter()
+            for _ in range(inner):
+                out = call(*next(cycle))
+            wait(out)
+            times.append((time.perf_counter() - start) / inner)
+        return times
+
+    return sample
+
+
+def _program(row: Row, mode: str, conv: Callable[[Row, jax.Array, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    def one(x: jax.Array, w: jax.Array, ct: jax.Array) -> jax.Array:
+        if mode == "fwd":
+            return conv(row, x, w)
+        if mode == "dx":
+            return jax.vjp(lambda x: conv(row, x, w), x)[1](ct)[0]
+        return jax.vjp(lambda w: conv(row, x, w), w)[1](ct)[0]
+
+    if row.form == "ensemble":
+        return jax.vmap(one)
+    if row.form == "per_example":
+        return lambda x, w, ct: jax.vmap(one, (0, None, 0))(x[:, None], w, ct[:, None])
+    return one
+
+
+def _compile(program: Callable[[], Callable], arguments: Sequence[jax.Array]) -> tuple[Any, float]:
+    """Compiles; twice if that took long enough to matter, since another process may have been in the way."""
+    compiled, seconds = None, []
+    while not seconds or (len(seconds) < 2 and 0.3 < seconds[0] < 5):
+        start = time.perf_counter()
+        compiled = jax.jit(program()).lower(*arguments).compile()
+        seconds.append(time.perf_counter() - start)
+    return compiled, min(seconds)
+
+
+def _lowering(program: Callable, arguments: Sequence[jax.Array], implementation: str) -> dict[str, Any]:
+    """Names the lowering of the program's last convolution: before a gradient stands the dead forward pass."""
+    conv = jgc.explain(program, *arguments, platform=jax.default_backend()).convolutions[-1]
+    return {"lowering": conv.plan.name, "reason": conv.plan.reason, "spec": str(conv.spec)}
+
+
+def _kernel_layout(row: Row) -> str:
+    k = "DHW"[3 - row.ndim :] if row.ndim > 1 else "W"
+    return f"{k}IO" if row.channel_last else f"OI{k}"
+
+
+def _lax_conv(row: Row, x: jax.Array, w: jax.Array) -> jax.Array:
+    strides, padding, lhs_dilation = row.stride, row.padding, None
+    if row.form == "transpose":
+        strides, lhs_dilation, padding, w = (1,) * row.ndim, row.stride, _transposed_padding(row), _regroup(row, w)
+    return lax.conv_general_dilated(
+        x,
+        w,
+        strides,
+        padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=row.dilation,
+        dimension_numbers=(row.layout, _kernel_layout(row), row.layout),
+        feature_group_count=row.groups,
+        preferred_element_type=jnp.int32 if row.dtype == "int8" else None,
+    )
+
+
+def _jgc_conv(row: Row, x: jax.Array, w: jax.Array) -> jax.Array:
+    if row.form != "transpose":
+        return _lax_conv(row, x, w)
+    return jgc.group_conv_transpose(
+        x,
+        w,
+        groups=row.groups,
+        stride=row.stride,
+        padding=row.padding[0][0],
+        output_padding=row.output_padding,
+        dilation=row.dilation,
+        layout=row.layout,
+    )
+
+
+def _separate_transpose(row: Row, x: jax.Array, w: jax.Array) -> jax.Array:
+    features, inputs = (-1, -1) if row.channel_last else (1, 0)
+    return jnp.concatenate(
+        [
+            lax.conv_transpose(
+                x_g,
+                w_g,
+                row.stride,
+                _transposed_padding(row),
+                rhs_dilation=row.dilation,
+                dimension_numbers=(row.layout, _kernel_layout(row), row.layout),
+                transpose_kernel=True,
+            )
+            for x_g, w_g in zip(jnp.split(x, row.groups, features), jnp.split(w, row.groups, inputs), strict=True)
+        ],
+        features,
+    )
+
+
+def _transposed_padding(row: Row) -> list[tuple[int, int]]:
+    return [
+        ((k - 1) * d - lo, (k - 1) * d - hi + extra)
+        for k, d, (lo, hi), extra in zip(row.kernel, row.dilation, row.padding, row.output_padding, strict=True)
+    ]
+
+
+def _regroup(row: Row, w: jax.Array) -> jax.Array:
+    """The kernel of the equivalent convolution: flipped, and (C, O/G) of each group exchanged."""
+    g, c, o = row.groups, row.channels // row.groups, row.features // row.groups
+    w = jnp.flip(w, range(row.ndim) if row.channel_last else range(2, w.ndim))
+    if row.channel_last:
+        return w.reshape(*row.kernel, o, g, c).swapaxes(-1, -3).reshape(*row.kernel, c, g * o)
+    return w.reshape(g, c, o, *row.kernel).swapaxes(1, 2).reshape(g * o, c, *row.kernel)
