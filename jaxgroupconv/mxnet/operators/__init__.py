@@ -1,0 +1,3 @@
+"""MXNet's operators, by kind; importing this package fills `registry.OPERATORS`."""
+
+from jaxgroupconv.mxnet.operators import convolution, rearrange  # noqa: F401

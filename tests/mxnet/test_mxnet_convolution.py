@@ -1,0 +1,31 @@
+"""Convolution and Deconvolution with all their gradients, against MXNet's own numbers."""
+
+import jax
+import mxnet_records as records
+import pytest
+
+from jaxgroupconv.mxnet import nd
+
+CASES = records.cases("convolution")
+ARRAYS = records.arrays("convolution")
+# The records are hundreds of tiny programs, each run once: ask XLA to compile them quickly rather than well.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+def test_the_records_are_complete():
+    assert len(CASES) == 154
+
+
+@pytest.mark.parametrize("case", CASES, ids=records.by_id)
+def test_values_and_gradients(case):
+    def compute(head, *inputs):
+        out, pull = jax.vjp(lambda *xs: getattr(nd, case["op"])(*xs, **case["attrs"]), *inputs)
+        return out, pull(head)
+
+    inputs = [ARRAYS[case["arrays"][name]] for name in case["inputs"]]
+    with jax.enable_x64(case["dtype"] == "float64"):
+        out, grads = jax.jit(compute, compiler_options=QUICK)(ARRAYS[case["head_grad"]], *inputs)
+    tolerance = case["rtol"], case["atol"]
+    records.assert_close(out, ARRAYS[case["output"]], *tolerance, "output")
+    for name, grad in zip(case["inputs"], grads, strict=True):
+        records.assert_close(grad, ARRAYS[case["grads"][name]], *tolerance, name)
