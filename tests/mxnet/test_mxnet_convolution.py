@@ -9,7 +9,9 @@ from jaxgroupconv.mxnet import nd
 CASES = records.cases("convolution")
 ARRAYS = records.arrays("convolution")
 # The records are hundreds of tiny programs, each run once: ask XLA to compile them quickly rather than well.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+QUICK: dict = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):
+    QUICK["xla_cpu_use_fusion_emitters"] = False
 
 
 def test_the_records_are_complete():
