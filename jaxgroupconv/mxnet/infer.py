@@ -62,7 +62,8 @@ def _sweep(heads: tuple[Entry, ...], given: Mapping[Node, Any], rule: Callable) 
             try:
                 new_ins, new_outs = rule(node, ins, outs)
             except (TypeError, ValueError) as error:
-                raise MXNetError(f"Error in operator {node.name}: {error}") from error
+                text = str(error).replace("in node  at", f"in node {node.name} at")  # the one message that has the name inside
+                raise MXNetError(f"Error in operator {node.name}: {text}") from error
             known |= zip((*node.inputs, *node.outputs), [*new_ins, *new_outs], strict=True)
             changed = changed or (ins, outs) != (new_ins, new_outs)
             seen[node] = (new_ins, new_outs)
@@ -109,5 +110,5 @@ def _stand_in(i: int, axis: int) -> int:
 
 def _trace(op: Operator, p: Any, ins: list[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ins]
-    outputs, _ = jax.eval_shape(lambda *xs: op(p, xs), *arrays)
+    outputs, _ = jax.eval_shape(lambda *xs: op(p, xs, rng=jax.random.key(0)), *arrays)
     return tuple(out.shape for out in outputs)

@@ -6,8 +6,8 @@ import pytest
 
 from jaxgroupconv.mxnet import nd
 
-CASES = records.cases("convolution")
-ARRAYS = records.arrays("convolution")
+CASES = records.cases("convolution") + records.cases("deconvolution")
+ARRAYS = {op: records.arrays(op.lower()) for op in ("Convolution", "Deconvolution")}
 # The records are hundreds of tiny programs, each run once: ask XLA to compile them quickly rather than well.
 QUICK: dict = {"xla_backend_optimization_level": 0}
 if jax.__version_info__ < (0, 11):
@@ -15,7 +15,7 @@ if jax.__version_info__ < (0, 11):
 
 
 def test_the_records_are_complete():
-    assert len(CASES) == 154
+    assert [len(records.cases(name)) for name in ("convolution", "deconvolution")] == [154, 87]
 
 
 @pytest.mark.parametrize("case", CASES, ids=records.by_id)
@@ -24,10 +24,11 @@ def test_values_and_gradients(case):
         out, pull = jax.vjp(lambda *xs: getattr(nd, case["op"])(*xs, **case["attrs"]), *inputs)
         return out, pull(head)
 
-    inputs = [ARRAYS[case["arrays"][name]] for name in case["inputs"]]
+    arrays = ARRAYS[case["op"]]
+    inputs = [arrays[case["arrays"][name]] for name in case["inputs"]]
     with jax.enable_x64(case["dtype"] == "float64"):
-        out, grads = jax.jit(compute, compiler_options=QUICK)(ARRAYS[case["head_grad"]], *inputs)
+        out, grads = jax.jit(compute, compiler_options=QUICK)(arrays[case["head_grad"]], *inputs)
     tolerance = case["rtol"], case["atol"]
-    records.assert_close(out, ARRAYS[case["output"]], *tolerance, "output")
+    records.assert_close(out, arrays[case["output"]], *tolerance, "output")
     for name, grad in zip(case["inputs"], grads, strict=True):
-        records.assert_close(grad, ARRAYS[case["grads"][name]], *tolerance, name)
+        records.assert_close(grad, arrays[case["grads"][name]], *tolerance, name)

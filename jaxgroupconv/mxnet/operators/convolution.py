@@ -1,11 +1,11 @@
-"""Convolution and Deconvolution."""
+"""Convolution, Deconvolution, and UpSampling, which is one of the latter."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.lax import conv_general_dilated
+from jax import lax
 
 from jaxgroupconv.mxnet import attributes as attr
 from jaxgroupconv.mxnet import shapes
@@ -146,7 +146,7 @@ def convolution(p, data, weight, *bias):
     stride, dilate, pad = _window(p)
     spatial = "DHW"[-len(p.kernel) :]
     laid_out = "N" + spatial + "C" if p.layout and p.layout.endswith("C") else "NC" + spatial
-    out = conv_general_dilated(
+    out = lax.conv_general_dilated(
         data,
         weight,
         window_strides=stride,
@@ -156,3 +156,114 @@ def convolution(p, data, weight, *bias):
         feature_group_count=p.num_group,
     )
     return _add_bias(p, out, bias)
+
+
+def _crop(p: Any, sizes: tuple[int, ...]) -> tuple[list[int], list[int]]:
+    """Deconvolution's pad and adj on every axis: given, or derived from the target shape. Unknown sizes give 0."""
+    stride, dilate, pad = _window(p)
+    adj = p.adj or (0,) * len(p.kernel)
+    if any(p.target_shape):
+        too_much = [
+            0 if x == -1 else s * (x - 1) + d * (k - 1) + 1 - target
+            for x, k, s, d, target in zip(sizes, p.kernel, stride, dilate, p.target_shape, strict=True)
+        ]
+        if min(too_much) < 0:
+            raise MXNetError("too big target shape")
+        pad, adj = [(t + 1) // 2 for t in too_much], [t % 2 for t in too_much]
+    axes = {1: "x", 2: "yx", 3: "dyx"}[len(p.kernel)]
+    for i, (axis, a, s) in enumerate(zip(axes, adj, stride, strict=True)):
+        if a > s - 1:
+            raise MXNetError(f"adj({axis}) must be samller than stride[{i}]")  # MXNet's own spelling
+    return list(pad), list(adj)
+
+
+def _complete_deconvolution(p: Any, ins: list[Shape], outs: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    data = ins[0]
+    if data is None:
+        return ins, outs
+    _check_data(p, data)
+    _, channels, sizes = _split(p, data)
+    ins = _complete_common(p, ins, _join(p, channels, p.num_filter // p.num_group, p.kernel), channels)
+    if len(p.kernel) == 3 and any(d != 1 for d in p.dilate):
+        raise MXNetError("Dilate is not supported in 3d deconvolution")
+    _crop(p, sizes)
+    return ins, outs
+
+
+@operator(
+    "Deconvolution",
+    attributes=_attributes("Deconvolution"),
+    inputs=("data", "weight", "bias"),
+    absent=lambda p: ("bias",) if p.no_bias else (),
+    check=_check("deconvolution"),
+    complete=_complete_deconvolution,
+    types=_floating_types,
+)
+def deconvolution(p, data, weight, *bias):
+    """Every input element times its kernel is added into a canvas, which is then cut: the input gradient of Convolution."""
+    stride, dilate, _ = _window(p)
+    pad, adj = _crop(p, _split(p, data.shape)[2])
+    if last := bool(p.layout and p.layout.endswith("C")):
+        data, weight = jnp.moveaxis(data, -1, 1), jnp.moveaxis(weight, -1, 1)
+    out = _transposed(data, weight, stride, pad, adj, dilate, p.num_group)
+    return _add_bias(p, jnp.moveaxis(out, 1, -1) if last else out, bias)
+
+
+def _transposed(data, weight, stride, pad, adj, dilate, groups):
+    """The transposed convolution of channel-first data."""
+    rank = len(stride)
+    spans = [d * (k - 1) for d, k in zip(dilate, weight.shape[2:], strict=True)]
+    flipped = jnp.flip(weight, range(2, rank + 2)).reshape(groups, -1, *weight.shape[1:])
+    kernel = jnp.swapaxes(flipped, 1, 2).reshape(-1, weight.shape[0] // groups, *weight.shape[2:])
+    return lax.conv_general_dilated(
+        data,
+        kernel,
+        window_strides=(1,) * rank,
+        padding=[(span - q, span - q + a) for span, q, a in zip(spans, pad, adj, strict=True)],
+        lhs_dilation=stride,
+        rhs_dilation=dilate,
+        feature_group_count=groups,
+    )
+
+
+def _complete_upsampling(p: Any, ins: list[Shape], outs: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    if p.sample_type == "bilinear":
+        kernel = 2 * p.scale - p.scale % 2
+        return [ins[0], shapes.merge(ins[1], (p.num_filter, 1, kernel, kernel))], outs
+    return ins, outs
+
+
+@operator(
+    "UpSampling",
+    attributes={
+        "scale": attr.integer(lower=1),
+        "num_filter": attr.integer(0, lower=0),
+        "sample_type": attr.enum(["nearest", "bilinear"]),
+        "multi_input_mode": attr.enum(["concat", "sum"], "concat"),
+        "workspace": attr.unsigned(512),
+    },
+    inputs=("data", "weight"),
+    absent=lambda p: () if p.sample_type == "bilinear" else ("data", "weight"),
+    variadic=True,
+    complete=_complete_upsampling,
+)
+def upsampling(p, *args):
+    """Enlarges the two last axes: `nearest` repeats pixels, `bilinear` is a depthwise Deconvolution with its own weight."""
+    if p.sample_type == "bilinear":
+        data, weight = args
+        if data.shape[1] != p.num_filter:
+            raise MXNetError(f"num_filter must be the number of channels, {data.shape[1]}, but is {p.num_filter}")
+        margin = -(-(p.scale - 1) // 2)
+        return _transposed(data, weight, (p.scale,) * 2, (margin,) * 2, (0, 0), (1, 1), p.num_filter)
+    height = args[0].shape[2] * p.scale
+    enlarged = []
+    for x in args:
+        factor = height // x.shape[2]
+        enlarged.append(_repeated(x, factor))
+    return sum(enlarged[1:], enlarged[0]) if p.multi_input_mode == "sum" else lax.concatenate(enlarged, 1)
+
+
+def _repeated(x: jax.Array, factor: int) -> jax.Array:
+    n, c, h, w = x.shape
+    spread = lax.broadcast_in_dim(x, (n, c, h, factor, w, factor), (0, 1, 2, 4))
+    return spread.reshape(n, c, h * factor, w * factor)

@@ -1,11 +1,15 @@
-"""Operators that move values and compute none: Reshape with MXNet's codes, transposing, slicing, joining, padding."""
+"""Operators that give an array another shape: Reshape with MXNet's codes, Flatten, transposing."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
 
 from jaxgroupconv.mxnet import attributes as attr
 from jaxgroupconv.mxnet.errors import MXNetError
 from jaxgroupconv.mxnet.registry import operator
+from jaxgroupconv.mxnet.shapes import Shape
 
 
 def reshaped(source: Sequence[int], codes: Sequence[int], reverse: bool = False) -> tuple[int, ...]:
@@ -90,6 +94,16 @@ def _split(size: int, a: int, b: int) -> tuple[int, int]:
     return left, right
 
 
+def _complete_reshape(p: Any, ins: list[Shape], outs: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """One unknown size of the source follows from a known output."""
+    data, out = ins[0], outs[0]
+    if data is not None and data.count(-1) == 1 and out is not None and -1 not in out:
+        rest = -math.prod(data)
+        if rest and math.prod(out) % rest == 0:
+            data = tuple(math.prod(out) // rest if size == -1 else size for size in data)
+    return [data], outs
+
+
 @operator(
     "Reshape",
     "reshape",
@@ -99,6 +113,7 @@ def _split(size: int, a: int, b: int) -> tuple[int, int]:
         "target_shape": attr.integers(()),
         "keep_highest": attr.boolean(False),
     },
+    complete=_complete_reshape,
 )
 def reshape(p, data):
     if p.shape:
@@ -115,3 +130,40 @@ def reshape(p, data):
     if math.prod(new) < data.size:
         raise ValueError(f"Cannot reshape array of size {data.size} into shape {p.shape or p.target_shape}")
     return data.reshape(new)
+
+
+@operator("Flatten", "flatten")
+def flatten(p, data):
+    return data.reshape(data.shape[0], math.prod(data.shape[1:]))
+
+
+def checked_axis(axis: int, rank: int) -> int:
+    """An axis counted from the left; MXNetError for one that is not there."""
+    if not -rank <= axis < rank:
+        raise MXNetError(f"axis {axis} exceeds the input dimension of {rank}")
+    return axis % rank
+
+
+@operator("SwapAxis", "swapaxes", attributes={"dim1": attr.integer(0), "dim2": attr.integer(0)})
+def swapchecked_axis(p, data):
+    return jnp.swapaxes(data, checked_axis(p.dim1, data.ndim), checked_axis(p.dim2, data.ndim))
+
+
+@operator("transpose", attributes={"axes": attr.integers(())})
+def transpose(p, data):
+    return jnp.transpose(data, p.axes or None)
+
+
+@operator("expand_dims", attributes={"axis": attr.integer()})
+def expand_dims(p, data):
+    return jnp.expand_dims(data, checked_axis(p.axis, data.ndim + 1))
+
+
+@operator("squeeze", attributes={"axis": attr.optional(attr.integers())})
+def squeeze(p, data):
+    axes = p.axis and tuple(checked_axis(axis, data.ndim) for axis in p.axis)
+    for axis in axes or ():
+        if data.shape[axis] != 1:
+            raise MXNetError(f"cannot select an axis to squeeze out which has size={data.shape[axis]} not equal to one")
+    out = jnp.squeeze(data, axes)
+    return out if out.ndim else out.reshape(1)  # MXNet had no arrays of rank 0
