@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,9 +15,11 @@ from jax import lax
 
 import jaxgroupconv as jgc
 from benchmarks.shapes import Row
+from benchmarks.timing import sampler
 
 Operands = Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
 ON_GPU = jax.default_backend() == "gpu"
+INNER = 10 if ON_GPU else 1  # calls between two waits
 MAX_SEPARATE_GROUPS = 8
 
 
@@ -70,27 +71,10 @@ def jax_candidate(
         compiled, seconds = _compile(lambda: _program(row, mode, conv), sets[0])
         facts |= {"compile_s": seconds, "temp_bytes": compiled.memory_analysis().temp_size_in_bytes}
     return Candidate(
-        sample=sampler(compiled, jax.block_until_ready, sets),
+        sample=sampler(compiled, jax.block_until_ready, sets, INNER),
         result=lambda: np.asarray(compiled(*sets[0])).astype(np.float64),
         facts=facts,
     )
-
-
-def sampler(call: Callable, wait: Callable, arguments: Sequence) -> Callable[[float], list[float]]:
-    """Times `call(*arguments[i])` for the argument sets in turn; on a GPU, whose queue hides the host, ten calls at a time."""
-    cycle, inner = itertools.cycle(arguments), 10 if ON_GPU else 1
-
-    def sample(seconds: float) -> list[float]:
-        times, end = [], time.perf_counter() + seconds
-        while not times or time.perf_counter() < end:
-            out, start = None, time.perf_counter()
-            for _ in range(inner):
-                out = call(*next(cycle))
-            wait(out)
-            times.append((time.perf_counter() - start) / inner)
-        return times
-
-    return sample
 
 
 def _program(row: Row, mode: str, conv: Callable[[Row, jax.Array, jax.Array], jax.Array]) -> Callable[..., jax.Array]:

@@ -1,42 +1,25 @@
-"""The other end of `peers.MXNet`: a JSON question on each line of standard input, an answer on each line of standard output.
+"""The other end of `peers.MXNet`; needs no more than Python 3.8, NumPy and MXNet 1.9."""
 
-Needs no more than Python 3.8, NumPy and MXNet 1.9.
-"""
-
-import json
 import os
-import sys
-import time
 
 import numpy as np
+
+from benchmarks.worker import sample, serve
 
 os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
 np.bool = bool  # MXNet 1.9 uses the name, NumPy 1.24 and later lack it
 
 import mxnet as mx  # noqa: E402
 
-
-def main():
-    """Answers until standard input ends."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever MXNet prints goes to standard error
-    state = {}
-    for line in sys.stdin:
-        question = json.loads(line)
-        try:
-            answer = OPERATIONS[question.pop("op")](state, **question)
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {str(error)[:500]}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+STATE = {}  # the one row that is bound: its `call`
 
 
-def version(state):
+def version():
     """Says which MXNet this is."""
-    return {"version": mx.__version__}
+    return mx.__version__
 
 
-def prepare(state, mode, row, out_size, paths):
+def prepare(mode, row, out_size, paths):
     """Binds the row's operator to its operands; for a gradient runs the forward pass once, which is not measured."""
     operator = mx.sym.Deconvolution if row["form"] == "transpose" else mx.sym.Convolution
     pads = [max(pair) for pair in row["padding"]]
@@ -60,7 +43,7 @@ def prepare(state, mode, row, out_size, paths):
     grads = {name: mx.nd.zeros_like(value) for name, value in (("x", x), ("w", w)) if needs[name] == "write"}
     executor = out.bind(mx.cpu(), args={"x": x, "w": w}, args_grad=grads, grad_req=needs)
     if mode == "fwd":
-        state["call"] = lambda: executor.forward(is_train=False)[0]
+        STATE["call"] = lambda: executor.forward(is_train=False)[0]
     else:
         executor.forward(is_train=True)[0].wait_to_read()
         (grad,) = grads.values()
@@ -69,28 +52,19 @@ def prepare(state, mode, row, out_size, paths):
             executor.backward([ct])
             return grad
 
-        state["call"] = backward
-    state["call"]().wait_to_read()
-    return {}
+        STATE["call"] = backward
+    STATE["call"]().wait_to_read()
 
 
-def result(state, path):
+def result(path):
     """Saves what one call returns."""
-    np.save(path, state["call"]().asnumpy())
-    return {}
+    np.save(path, STATE["call"]().asnumpy())
 
 
-def sample(state, seconds):
+def measure(seconds):
     """Measures for so many seconds, one call at least."""
-    times, end = [], time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
-        start = time.perf_counter()
-        state["call"]().wait_to_read()
-        times.append(time.perf_counter() - start)
-    return {"times": times}
+    return sample(lambda: STATE["call"]().wait_to_read(), seconds)
 
-
-OPERATIONS = {"version": version, "prepare": prepare, "result": result, "sample": sample}
 
 if __name__ == "__main__":
-    main()
+    serve({"version": version, "prepare": prepare, "result": result, "sample": measure})

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
-import subprocess
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.candidates import ON_GPU, Candidate, Operands, sampler
+from benchmarks.candidates import INNER, ON_GPU, Candidate, Operands
 from benchmarks.shapes import Row
+from benchmarks.timing import sampler
+from benchmarks.worker import Worker
 
 torch.set_num_threads(os.cpu_count() or 1)
 torch.set_grad_enabled(False)
@@ -53,7 +53,11 @@ def torch_candidate(row: Row, mode: str, operands: Operands, channels_last: bool
         channel = out.ndim - row.ndim - 1
         return np.moveaxis(out, (channel - 1, channel), (-1, -2)) if mode == "dw" else np.moveaxis(out, channel, -1)
 
-    return Candidate(sampler(call, lambda _: torch.cuda.synchronize() if _DEVICE.type == "cuda" else None, sets), result)
+    def wait(_: torch.Tensor | None) -> None:
+        if _DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+    return Candidate(sampler(call, wait, sets, INNER), result)
 
 
 def torch_candidate_2d(row: Row, mode: str, operands: Operands) -> Candidate:
@@ -125,10 +129,9 @@ class MXNet:
     """
 
     def __init__(self, python: str):
-        worker = pathlib.Path(__file__).with_name("mxnet_worker.py")
-        self._process = subprocess.Popen([python, str(worker)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._worker = Worker(python, "benchmarks.mxnet_worker")
         self._folder = tempfile.TemporaryDirectory()
-        self.version = self._ask(op="version")["version"]
+        self.version = self._worker.ask("version")
 
     def candidate(self, row: Row, mode: str, operands: Operands) -> Candidate:
         """MXNet's symbolic executor with a plain Convolution or Deconvolution.
@@ -149,29 +152,15 @@ class MXNet:
         paths = [str(pathlib.Path(self._folder.name, f"{name}.npy")) for name in ("x", "w", "ct", "out")]
         for path, array in zip(paths, operands[0], strict=False):
             np.save(path, array.astype(np.float32))
-        self._ask(op="prepare", mode=mode, row=dataclasses.asdict(row), out_size=row.out_size, paths=paths)
+        self._worker.ask("prepare", mode=mode, row=dataclasses.asdict(row), out_size=row.out_size, paths=paths)
 
         def result() -> np.ndarray:
-            self._ask(op="result", path=paths[-1])
+            self._worker.ask("result", path=paths[-1])
             return np.load(paths[-1]).astype(np.float64)
 
-        return Candidate(lambda seconds: self._ask(op="sample", seconds=seconds)["times"], result)
+        return Candidate(lambda seconds: self._worker.ask("sample", seconds=seconds), result)
 
     def close(self) -> None:
         """Ends the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
+        self._worker.close()
         self._folder.cleanup()
-
-    def _ask(self, **question: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the MXNet process ended with status {self._process.wait()}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        return answer

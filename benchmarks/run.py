@@ -14,12 +14,12 @@ import functools
 import json
 import pathlib
 import re
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 
@@ -28,11 +28,11 @@ from benchmarks import machine, peers
 from benchmarks.candidates import ON_GPU, Candidate, jax_candidate
 from benchmarks.reference import reference
 from benchmarks.shapes import MODES, ROWS, Row
+from benchmarks.timing import alternate, write
 
 RESULTS = pathlib.Path(__file__).with_name("results")
 # Largest error, as a part of the largest value of the result: sums are long, so a few roundings more than one.
 TOLERANCES = {"float64": 1e-12, "float32": 2e-5, "tf32": 5e-3, "float16": 5e-3, "bfloat16": 1e-2, "int8": 0.0}
-SLOW = 1.0  # seconds; a call that takes longer is timed once
 
 
 def main() -> int:
@@ -41,7 +41,6 @@ def main() -> int:
     rows = _rows(args)
     makers = _makers(args)
     path = args.out or RESULTS / f"{machine.name()}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     old = json.loads(path.read_text())["measurements"] if args.resume and path.exists() else []
     head = {"machine": machine.describe(), "peaks": machine.peaks(), "command": sys.argv[1:]}
     if "mxnet" in makers:
@@ -95,41 +94,9 @@ def measure(
         candidates[name] = candidate
         results[name] = candidate.facts | _error(row, out, expected)
     times = alternate({name: c.sample for name, c in candidates.items()}, spent, seconds=seconds, rounds=rounds)
-    for name, taken in times.items():
-        results[name] |= {"min_s": min(taken), "median_s": statistics.median(taken), "calls": len(taken)}
+    results = {name: result | times.get(name, {}) for name, result in results.items()}
     facts = {"flops": row.flops, "bytes": row.bytes(mode), "result": list(row.result_shape(mode))}
     return {"key": row.key, "mode": mode, "row": dataclasses.asdict(row), **facts, "results": results}
-
-
-def alternate(
-    samplers: dict[str, Callable[[float], list[float]]], first: dict[str, float], *, seconds: float, rounds: int
-) -> dict[str, list[float]]:
-    """Times candidates by turns, so that a slow minute of the machine meets all of them.
-
-    Args:
-      samplers: for each name a function that measures for about so many seconds and returns the times of single calls.
-      first: seconds of a call that was made before; if it was slow it is the only one.
-      seconds: time for all together.
-      rounds: how often each has its turn; a candidate that has used up its share sits out, but not before three calls.
-
-    Returns:
-      The times of each.
-    """
-    times = {name: [first[name]] if first[name] > SLOW else [] for name in samplers}
-    fast, share = [name for name in samplers if not times[name]], seconds / rounds / max(1, len(samplers))
-    for turn in range(rounds):
-        for name in fast[turn % max(1, len(fast)) :] + fast[: turn % max(1, len(fast))]:
-            if len(times[name]) < min(3, rounds) or sum(times[name]) < share * (turn + 1):
-                times[name] += samplers[name](share)
-    return times
-
-
-def write(path: pathlib.Path, head: dict[str, Any], measurements: list[dict[str, Any]]) -> None:
-    """Writes a result file, one measurement a line, replacing the old file only once the new one is whole."""
-    lines = ",\n".join(json.dumps(m) for m in measurements)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(head, indent=1)[:-2] + f',\n "measurements": [\n{lines}\n]}}\n')
-    part.replace(path)
 
 
 def _makers(args: argparse.Namespace) -> dict[str, Callable[..., Candidate]]:
@@ -160,8 +127,6 @@ def _rows(args: argparse.Namespace) -> list[Row]:
 
 
 def _rounded(row: Row, operands: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-    import jax.numpy as jnp
-
     dtype = jnp.dtype("float32" if row.dtype == "tf32" else row.dtype)
     return tuple(array.astype(dtype).astype(np.float64) for array in operands)
 
