@@ -34,7 +34,7 @@ def read(text: str) -> np.dtype | None:
 
 def code(dtype: Any) -> int:
     """MXNet's number for a dtype; ValueError for one that MXNet has not."""
-    dtype = np.dtype(dtype)
+    dtype = np.dtype(dtype).newbyteorder("=")
     if dtype not in CODES:
         known = ", ".join(str(each) for each in CODES)
         raise ValueError(f"`dtype` must be one that MXNet has, but got {dtype}. Convert the array to one of {known}.")

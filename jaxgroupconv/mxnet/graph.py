@@ -4,7 +4,6 @@ import functools
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxgroupconv.mxnet.attributes import is_user_attribute
 from jaxgroupconv.mxnet.registry import Operator
 
 
@@ -26,9 +25,9 @@ class Node:
 
     @functools.cached_property
     def parameters(self) -> Any:
-        """The operator's parameters; user attributes are none of them."""
+        """The operator's parameters."""
         assert self.op is not None
-        return self.op.parse({key: text for key, text in self.attrs.items() if not is_user_attribute(key)})
+        return self.op.parse(self.attrs)
 
     @property
     def outputs(self) -> tuple["Entry", ...]:

@@ -24,7 +24,7 @@ Rule = Callable[[Any, list, list], tuple[list, list]]
 def operator(
     *names: str,
     attributes: Mapping[str, attr.Attribute] | None = None,
-    inputs: Sequence[str] = ("data",),
+    inputs: Sequence[str] | None = None,
     absent: Callable[[Any], Sequence[str]] = lambda p: (),
     variadic: bool = False,
     outputs: Callable[[Any], Sequence[str]] = lambda p: ("output",),
@@ -36,7 +36,7 @@ def operator(
     complete: Rule = lambda p, ins, outs: (ins, outs),
     types: Rule | None = None,
 ) -> Callable[[Callable], Callable]:
-    """Enters a function in `OPERATORS` under its name and its aliases. The fields are `Operator`'s.
+    """Enters a function in `OPERATORS` under its name and its aliases. The fields are `Operator`'s; the one input is "data".
 
     Example:
       >>> @operator("Flatten", "flatten")
@@ -54,7 +54,7 @@ def operator(
             compute=compute,
             attributes=table,
             parameters=namedtuple(names[0].strip("_"), table),
-            inputs=tuple(inputs),
+            inputs=tuple(inputs if inputs is not None else () if variadic else ("data",)),
             absent=absent,
             variadic=variadic,
             outputs=outputs,
@@ -86,7 +86,7 @@ class Operator:
       parameters: the named tuple of parsed attributes, `compute`'s first argument; `p` throughout this package.
       inputs: the names of all the inputs it can have.
       absent: those of them that it does not have with these parameters.
-      variadic: it takes `num_args` inputs more, called arg0, arg1, ...
+      variadic: it takes `num_args` inputs, called arg0, arg1, ..., where `inputs` leaves none.
       outputs: the suffixes of its outputs' names.
       hidden: how many further outputs MXNet's own operator has; nothing here computes them, but files count them.
       auxiliary: those of the inputs that are states and no arguments: training replaces them, gradients do not reach them.

@@ -4,19 +4,15 @@ The functions are generated from the operators' table; inputs that a call leaves
 """
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxgroupconv.mxnet import calls, dtypes, operators, symbol_json  # noqa: F401  (importing the operators fills the table)
 from jaxgroupconv.mxnet.attributes import USER_KEYS, is_user_attribute, to_string
-from jaxgroupconv.mxnet.errors import MXNetError
 from jaxgroupconv.mxnet.graph import Node
 from jaxgroupconv.mxnet.registry import Operator
-from jaxgroupconv.mxnet.symbol import Symbol, single
-
-_counters: Counter[str] = Counter()
+from jaxgroupconv.mxnet.symbol import Symbol, create
 
 
 def Variable(name: str, attr: Mapping[str, str] | None = None, **kwargs: Any) -> Symbol:
@@ -78,31 +74,9 @@ def load(path: str | os.PathLike) -> Symbol:
 def _function(op: Operator, called: str) -> Callable:
     def call(*args: Any, name: str | None = None, attr: Mapping[str, str] | None = None, **kwargs: Any) -> Symbol:
         inputs, strings = calls.bind(op, args, kwargs)
-        user = dict(attr or {}) | {key: strings.pop(key) for key in list(strings) if key in USER_KEYS or is_user_attribute(key)}
-        attrs = strings | {key if is_user_attribute(key) else f"__{key}__": text for key, text in user.items()}
-        p = op.parse(strings)
-        names = op.input_names(p)
-        for key in inputs:
-            if key not in names:
-                raise MXNetError(
-                    f"Symbol.ComposeKeyword argument name {key} not found.\nCandidate arguments: {', '.join(names)}"
-                )
-        node_name = name or _automatic_name(called)
-        sources = []
-        for key in names:
-            entry = single(inputs[key], key) if key in inputs else (Node(None, f"{node_name}_{key}", dict(attrs)), 0)
-            if key in op.initial and entry[0].op is None:
-                entry[0].attrs.setdefault("__init__", op.initial[key])
-            sources.append(entry)
-        return Symbol(Node(op, node_name, attrs, tuple(sources)).outputs)
+        return create(op, called, inputs, strings | dict(attr or {}), name)
 
     return call
-
-
-def _automatic_name(called: str) -> str:
-    hint = called.lower()
-    _counters[hint] += 1
-    return f"{hint}{_counters[hint] - 1}"
 
 
 _FUNCTIONS = calls.functions(_function)

@@ -1,19 +1,36 @@
 """`Symbol`: outputs of a graph of operators, with everything that can be asked of them."""
 
+import numbers
 import operator
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxgroupconv.mxnet import attributes, dtypes, infer
+from jaxgroupconv.mxnet.attributes import USER_KEYS, to_string
 from jaxgroupconv.mxnet.errors import MXNetError
+from jaxgroupconv.mxnet.evaluate import evaluate
 from jaxgroupconv.mxnet.graph import Entry, Node, topological
+from jaxgroupconv.mxnet.registry import OPERATORS, Operator
 from jaxgroupconv.mxnet.shapes import Shape, is_known
+
+
+def _arithmetic(elementwise: str, scalar: str) -> Callable[["Symbol", Any], "Symbol"]:
+    def method(self: "Symbol", other: Any) -> "Symbol":
+        if isinstance(other, Symbol) and elementwise:
+            return create(OPERATORS[elementwise], elementwise, {"lhs": self, "rhs": other}, {})
+        if isinstance(other, numbers.Number):
+            return create(OPERATORS[scalar], scalar, {"data": self}, {"scalar": to_string(other)})
+        return NotImplemented
+
+    return method
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +102,16 @@ class Symbol:
 
     def __len__(self) -> int:
         return len(self.heads)
+
+    # The arithmetic operators build nodes of their own, under the names MXNet gives them: _plus0, _mulscalar0.
+    __add__, __radd__ = _arithmetic("_Plus", "_PlusScalar"), _arithmetic("_Plus", "_PlusScalar")
+    __sub__, __rsub__ = _arithmetic("_Minus", "_MinusScalar"), _arithmetic("_Minus", "_RMinusScalar")
+    __mul__, __rmul__ = _arithmetic("_Mul", "_MulScalar"), _arithmetic("_Mul", "_MulScalar")
+    __truediv__, __rtruediv__ = _arithmetic("_Div", "_DivScalar"), _arithmetic("_Div", "_RDivScalar")
+    __pow__ = _arithmetic("", "_PowerScalar")
+
+    def __neg__(self) -> "Symbol":
+        return self * -1.0
 
     def __repr__(self) -> str:
         name = self.name or "group [" + ", ".join(node.name for node, _ in self.heads) + "]"
@@ -158,6 +185,35 @@ class Symbol:
             return lists
         self._warn("type", ".", lists[0], lambda dtype: dtype is None)
         return None, None, None
+
+    def apply(
+        self,
+        args: Mapping[str, Any],
+        aux: Mapping[str, Any] | None = None,
+        *,
+        train: bool = False,
+        rng: jax.Array | None = None,
+    ) -> tuple[list[jax.Array], dict[str, jax.Array]]:
+        """Computes the network. A pure function, to be put under jit, grad, vmap.
+
+        Args:
+          args: the arguments by name, JAX or NumPy arrays; entries that the network does not use are ignored, and labels may
+            be left out at inference.
+          aux: the auxiliary states by name.
+          train: whether this is a training step: BatchNorm normalizes by the batch, Dropout drops.
+          rng: a key, needed in training if the network draws random numbers.
+
+        Returns:
+          The list of outputs, and the auxiliary states by name: moved in training, as given otherwise.
+
+        Raises:
+          MXNetError: for shapes or dtypes that do not fit, with the node's name.
+          ValueError: for missing inputs, all of them at once, or a missing key.
+
+        Example:
+          >>> (out,), _ = sym.relu(sym.Variable("x")).apply({"x": jnp.array([-1.0, 2.0])})
+        """
+        return evaluate(self.heads, args, aux or {}, train=train, rng=rng)
 
     def tojson(self) -> str:
         """The symbol as JSON, as MXNet 1.9.1 writes it."""
@@ -233,3 +289,36 @@ def single(symbol: Any, argument: str) -> Entry:
     if len(symbol.heads) != 1:
         raise MXNetError(f"Keyword Argument {argument} is a tuple, single value is required")
     return symbol.heads[0]
+
+
+def create(op: Operator, called: str, inputs: Mapping[str, Any], attrs: Mapping[str, str], name: str | None = None) -> Symbol:
+    """A new node, with variables for the inputs that are not given.
+
+    Args:
+      op: the operator.
+      called: the name it was called by, from which a node without a name gets one.
+      inputs: symbols by the names of the operator's inputs.
+      attrs: attribute strings; those of the user get underscores.
+      name: the node's name.
+    """
+    attrs = {f"__{key}__" if key in USER_KEYS else key: text for key, text in attrs.items()}
+    if name is None:
+        hint = called.lower()
+        name = f"{hint}{_counters[hint]}"
+        _counters[hint] += 1
+    names = op.input_names(op.parse(attrs))
+    if op.variadic:  # counted, not named
+        inputs = dict(zip(names, inputs.values(), strict=False))
+    for key in inputs:
+        if key not in names:
+            raise MXNetError(f"Symbol.ComposeKeyword argument name {key} not found.\nCandidate arguments: {', '.join(names)}")
+    sources = []
+    for key in names:
+        entry = single(inputs[key], key) if key in inputs else (Node(None, f"{name}_{key}", dict(attrs)), 0)
+        if key in op.initial and entry[0].op is None:
+            entry[0].attrs.setdefault("__init__", op.initial[key])
+        sources.append(entry)
+    return Symbol(Node(op, name, attrs, tuple(sources)).outputs)
+
+
+_counters: Counter[str] = Counter()

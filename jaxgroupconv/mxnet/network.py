@@ -1,0 +1,54 @@
+"""`to_jax`: a network as a pytree of parameters and a pure function."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxgroupconv.mxnet.symbol import Symbol
+
+
+def to_jax(
+    symbol: Symbol, arg_params: Mapping[str, Any], aux_params: Mapping[str, Any] | None = None
+) -> tuple[dict[str, dict[str, jax.Array]], Callable]:
+    """Turns a checkpoint into what JAX's own libraries work with.
+
+    Args:
+      symbol: the network.
+      arg_params: its parameters by name; those that it does not use are dropped.
+      aux_params: its auxiliary states by name, likewise.
+
+    Returns:
+      `variables`, `{"params": {...}, "aux": {...}}`, JAX arrays by name: gradients and optimizers concern the former, the
+      latter are BatchNorm's moving averages; and `apply(variables, inputs, *, train=False, rng=None) -> (outputs, new_aux)`,
+      a pure function: `inputs` holds data (and in training labels) by name, `outputs` is a list, `new_aux` the moved averages.
+
+    Raises:
+      ValueError: if the symbol has auxiliary states that `aux_params` lacks.
+
+    Example:
+      >>> variables, apply = to_jax(*load_checkpoint("mobilenet", 0))
+      >>> (scores,), _ = jax.jit(apply)(variables, {"data": images})
+    """
+    aux_params = aux_params or {}
+    states = symbol.list_auxiliary_states()
+    if missing := [name for name in states if name not in aux_params]:
+        raise ValueError(f"`aux_params` must hold every auxiliary state of the network, but {', '.join(missing)} are missing.")
+    variables = {
+        "params": {
+            name: jnp.asarray(arg_params[name]) for name in dict.fromkeys(symbol.list_arguments()) if name in arg_params
+        },
+        "aux": {name: jnp.asarray(aux_params[name]) for name in states},
+    }
+
+    def apply(
+        variables: Mapping[str, Mapping[str, Any]],
+        inputs: Mapping[str, Any],
+        *,
+        train: bool = False,
+        rng: jax.Array | None = None,
+    ) -> tuple[list[jax.Array], dict[str, jax.Array]]:
+        return symbol.apply({**variables["params"], **inputs}, variables["aux"], train=train, rng=rng)
+
+    return variables, apply
