@@ -1,0 +1,116 @@
+"""What the lowerings share: axes by letter, cropping and padding, and the phases of a dilated input.
+
+Arrays carry their axes as a string of letters in memory order (see `ConvSpec`), so that one formula serves every layout.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxgroupconv.spec import ConvSpec
+
+Lower = Callable[[ConvSpec, Array, Array], Array]
+
+
+def align(array: Array, axes: str, target: str) -> Array:
+    """Reorders the axes as they stand in `target`; letters of `target` that the array lacks become axes of length one."""
+    order = sorted(range(len(axes)), key=lambda i: target.index(axes[i]))
+    if order != sorted(order):
+        array = array.transpose(order)
+    return lax.expand_dims(array, [i for i, axis in enumerate(target) if axis not in axes])
+
+
+def take(array: Array, axes: str, **index: slice | int) -> Array:
+    """Static indexing by axis letter (spatial axes as `s0`, `s1`, …); an int keeps its axis, with length one."""
+    starts, limits, steps = [0] * array.ndim, list(array.shape), [1] * array.ndim
+    for letter, at in index.items():
+        i = axes.index(letter.removeprefix("s"))
+        at = slice(at, at + 1) if isinstance(at, int) else at
+        starts[i], limits[i], steps[i] = at.indices(array.shape[i])
+    return lax.slice(array, starts, limits, steps)
+
+
+def spatial_slices(starts: Sequence[int], counts: Sequence[int], steps: Sequence[int]) -> dict[str, slice]:
+    """The index for `take` that picks `counts` spatial elements, `steps` apart."""
+    return {
+        f"s{i}": slice(start, start + (count - 1) * step + 1, step)
+        for i, (start, count, step) in enumerate(zip(starts, counts, steps, strict=True))
+    }
+
+
+def crop(spec: ConvSpec, lhs: Array) -> tuple[ConvSpec, Array]:
+    """Turns negative padding into a smaller input (and what a dilated input leaves of it into padding)."""
+    if all(p >= 0 for pair in spec.padding for p in pair):
+        return spec, lhs
+    merged, slices, padding, sizes = spec.lhs_layout.replace("g", ""), {}, [], []
+    for axis, ((low, high), dilation, size) in enumerate(zip(spec.padding, spec.lhs_dilation, spec.in_size, strict=True)):
+        drop_low, drop_high = (max(0, math.ceil(-p / dilation)) for p in (low, high))
+        stop = max(drop_low, size - drop_high)
+        slices[f"s{axis}"] = slice(min(drop_low, size), min(stop, size))
+        sizes.append(max(0, size - drop_low - drop_high))
+        padding.append((low + drop_low * dilation, high + drop_high * dilation))
+    return dataclasses.replace(spec, in_size=tuple(sizes), padding=tuple(padding)), take(lhs, merged, **slices)
+
+
+def pad(spec: ConvSpec, lhs: Array) -> Array:
+    """Pads the input (group axis split, padding not negative, no input dilation) with zeros."""
+    if not any(p for pair in spec.padding for p in pair):
+        return lhs
+    config = [(0, 0, 0)] * lhs.ndim
+    for axis, (low, high) in enumerate(spec.padding):
+        config[spec.lhs_layout.index(str(axis))] = (low, high, 0)
+    return lax.pad(lhs, jnp.zeros((), lhs.dtype), config)
+
+
+def by_phase(lower: Lower, spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """Computes a convolution of a dilated input without touching the zeros between its elements.
+
+    Along one axis, output p meets element (p * stride + k * rhs_dilation - low) / lhs_dilation of the input, if that is an integer. With
+    P = lhs_dilation / gcd(stride, lhs_dilation) and K = lhs_dilation / gcd(rhs_dilation, lhs_dilation), the outputs r, r + P, r + 2P, …
+    meet every K-th kernel element only, and are an undilated convolution with those. The results are interleaved at the end.
+    """
+    phases = [list(_axis_phases(spec, axis)) for axis in range(spec.ndim)]
+    axes = spec.rhs_layout.replace("g", "")
+    parts = []
+    for combination in itertools.product(*phases):
+        if any(not phase["window"] for phase in combination):
+            parts.append(None)
+            continue
+        taps = {f"s{axis}": slice(phase["first"], None, phase["every"]) for axis, phase in enumerate(combination)}
+        names = ("strides", "padding", "rhs_dilation", "window")
+        changes = {name: tuple(phase[name] for phase in combination) for name in names}
+        part = dataclasses.replace(spec, lhs_dilation=(1,) * spec.ndim, **changes)
+        part, cropped = crop(part, lhs)
+        parts.append(None if 0 in part.in_size else lower(part, cropped, take(rhs, axes, **taps)))
+    merged = spec.out_layout.replace("g", "")
+    sizes = spec.sizes([axis_phases[0]["count"] for axis_phases in phases]) | {"o": spec.groups * spec.out_channels}
+    zeros = jnp.zeros([sizes[axis] for axis in merged], spec.out_dtype)
+    return _interleave(spec, [zeros if part is None else part for part in parts], phases, merged)
+
+
+def _axis_phases(spec: ConvSpec, axis: int):
+    stride, dilation, rhs_dilation = spec.strides[axis], spec.lhs_dilation[axis], spec.rhs_dilation[axis]
+    size, window, low = spec.in_size[axis], spec.window[axis], spec.padding[axis][0]
+    period, every = dilation // math.gcd(stride, dilation), dilation // math.gcd(rhs_dilation, dilation)
+    count = -(-spec.out_size[axis] // period)
+    for r in range(period):
+        first = next((k for k in range(every) if (r * stride + k * rhs_dilation - low) % dilation == 0), window)
+        taps = len(range(first, window, every))
+        step, reach = period * stride // dilation, every * rhs_dilation // dilation
+        start = (r * stride + first * rhs_dilation - low) // dilation
+        high = start + (count - 1) * step + (taps - 1) * reach + 1 - size
+        yield dict(first=first, every=every, window=taps, strides=step, rhs_dilation=reach, padding=(-start, high), count=count)
+
+
+def _interleave(spec: ConvSpec, parts: list[Array], phases: list[list[dict]], axes: str) -> Array:
+    """Merges the phases of one axis after the other, last axis first."""
+    for axis in reversed(range(spec.ndim)):
+        period, at = len(phases[axis]), axes.index(str(axis))
+        if period > 1:
+            stacks = [jnp.stack(parts[i : i + period], at + 1) for i in range(0, len(parts), period)]
+            parts = [s.reshape(*s.shape[:at], -1, *s.shape[at + 2 :]) for s in stacks]
+    return take(parts[0], axes, **spatial_slices((0,) * spec.ndim, spec.out_size, (1,) * spec.ndim))

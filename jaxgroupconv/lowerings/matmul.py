@@ -1,0 +1,74 @@
+"""Matrix products batched over the groups; patches where the window is larger than one.
+
+Good for 1x1 kernels, for many channels a group, and for weight gradients, where each output position is one product over the batch and
+all positions of the window.
+"""
+
+import itertools
+import math
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxgroupconv.lowerings.geometry import by_phase, pad, spatial_slices, take
+from jaxgroupconv.spec import ConvSpec
+
+MAX_PRODUCTS = 64
+
+
+def why_not(spec: ConvSpec) -> str | None:
+    """The reason why this lowering refuses the spec, or None."""
+    kind, sizes = ("output positions", spec.out_size) if spec.short_output else ("kernel rows", spec.window[:-1])
+    products = math.prod(sizes)
+    return None if products <= MAX_PRODUCTS else f"{products} {kind} exceed {MAX_PRODUCTS} matrix products"
+
+
+def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """Computes the convolution (negative padding cropped before)."""
+    if any(d > 1 for d in spec.lhs_dilation):
+        return by_phase(lower, spec, lhs, rhs)
+    lhs, rhs = spec.split(lhs, rhs)
+    lhs = pad(spec, lhs)
+    out = _over_outputs(spec, lhs, rhs) if spec.short_output else _over_rows(spec, lhs, rhs)
+    return out.astype(spec.out_dtype).reshape(spec.out_shape)
+
+
+def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """One product for each output position, contracted over channels and window."""
+    products = []
+    for position in itertools.product(*map(range, spec.out_size)):
+        starts = [p * s for p, s in zip(position, spec.strides, strict=True)]
+        x = take(lhs, spec.lhs_layout, **spatial_slices(starts, spec.window, spec.rhs_dilation))
+        products.append(_product(spec, x, spec.lhs_layout, rhs, spec.rhs_layout, "gno"))
+    out = jnp.stack(products).reshape(*spec.out_size, *products[0].shape)
+    return out.transpose([(spec.spatial + "gno").index(axis) for axis in spec.out_layout])
+
+
+def _over_rows(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """For each row of the kernel, patches of its columns and one product, contracted over channels and columns."""
+    at, last = spec.lhs_layout.index("c"), str(spec.ndim - 1)
+    patch_axes = spec.lhs_layout[:at] + "k" + spec.lhs_layout[at:]
+    row_axes = "".join("k" if axis == last else axis for axis in spec.rhs_layout if axis not in spec.spatial[:-1])
+    out = None
+    for row in itertools.product(*map(range, spec.window[:-1])):
+        columns = []
+        for column in range(spec.window[-1]):
+            starts = [k * d for k, d in zip((*row, column), spec.rhs_dilation, strict=True)]
+            columns.append(take(lhs, spec.lhs_layout, **spatial_slices(starts, spec.out_size, spec.strides)))
+        weights = take(rhs, spec.rhs_layout, **{f"s{axis}": k for axis, k in enumerate(row)})
+        weights = lax.squeeze(weights, [spec.rhs_layout.index(axis) for axis in spec.spatial[:-1]])
+        product = _product(spec, jnp.stack(columns, at), patch_axes, weights, row_axes, spec.out_layout)
+        out = product if out is None else out + product
+    assert out is not None
+    return out
+
+
+def _product(spec: ConvSpec, x: Array, x_axes: str, w: Array, w_axes: str, out_axes: str) -> Array:
+    letters = str.maketrans("012345678", "pqrstuvwx")
+    return jnp.einsum(
+        f"{x_axes},{w_axes}->{out_axes}".translate(letters),
+        x,
+        w,
+        precision=spec.precision,  # pyright: ignore[reportArgumentType]
+        preferred_element_type=spec.compute_dtype,
+    )

@@ -1,0 +1,160 @@
+"""Sum over kernel taps of shifted slices times weights; for weight gradients, sums over blocks of rows for each output position.
+
+XLA:CPU compiles a sum that is written out in terms into one vector loop without temporaries; each term costs one load and one
+multiply-add. It compiles a reduction into a scalar loop: so rows are added up elementwise first, and the rest of the reduction is a
+product with ones, which is a vector loop again.
+"""
+
+import itertools
+import math
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxgroupconv.lowerings.geometry import align, by_phase, pad, spatial_slices, take
+from jaxgroupconv.spec import ConvSpec
+
+MAX_TERMS = 128  # unrolled terms of one sum; beyond, XLA's fused loop degrades and compiles slowly
+MAX_SUMS = 1024  # sums of a loop over kernel rows, or output positions of a weight gradient
+ROW_TERMS = 8  # products added up elementwise before a reduction
+MAX_SUM_TERMS = 256  # unrolled products of all output positions; beyond, a loop over the output's rows
+CACHE_BYTES = 1 << 20  # operands that one iteration over c works on
+
+
+def why_not(spec: ConvSpec) -> str | None:
+    """The reason why this lowering refuses the spec, or None."""
+    if spec.short_output:
+        positions = math.prod(spec.out_size)
+        return None if positions <= MAX_SUMS else f"{positions} output positions exceed {MAX_SUMS}"
+    if (row := spec.in_channels * spec.window[-1]) > MAX_TERMS:
+        return f"{row} terms (channels of a group times kernel columns) exceed {MAX_TERMS}"
+    if (rows := math.prod(spec.window[:-1])) > MAX_SUMS:
+        return f"{rows} kernel rows exceed {MAX_SUMS}"
+    return None
+
+
+def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """Computes the convolution (negative padding cropped before)."""
+    if any(d > 1 for d in spec.lhs_dilation):
+        return by_phase(lower, spec, lhs, rhs)
+    lhs, rhs = spec.split(lhs, rhs)
+    lhs, rhs = pad(spec, lhs).astype(spec.compute_dtype), rhs.astype(spec.compute_dtype)
+    out = _over_outputs(spec, lhs, rhs) if spec.short_output else _over_taps(spec, lhs, rhs)
+    return out.astype(spec.out_dtype).reshape(spec.out_shape)
+
+
+def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """All taps in one sum, or, where they are too many, a loop over the kernel's rows."""
+    if spec.in_channels * math.prod(spec.window) <= MAX_TERMS:
+        rows = itertools.product(*map(range, spec.window[:-1]))
+        return _sum([term for row in rows for term in _row_terms(spec, lhs, rhs, row)])
+
+    first = spec.lhs_layout.index("0")
+    reach = (spec.out_size[0] - 1) * spec.strides[0] + 1
+
+    def add_row(k, out: Array) -> Array:
+        x = lax.dynamic_slice_in_dim(lhs, k * spec.rhs_dilation[0], reach, first)
+        w = lax.dynamic_slice_in_dim(rhs, k, 1, spec.rhs_layout.index("0"))
+        rest = itertools.product(*map(range, spec.window[1:-1]))
+        return _sum([out, *(term for row in rest for term in _row_terms(spec, x, w, (0, *row)))])
+
+    zeros = jnp.zeros(spec.shape(spec.out_layout, spec.out_size), spec.compute_dtype)
+    return lax.fori_loop(0, spec.window[0], add_row, zeros)
+
+
+def _row_terms(spec: ConvSpec, lhs: Array, rhs: Array, row: tuple[int, ...]) -> list[Array]:
+    """The products for one row of the kernel, in the layout of the result."""
+    terms = []
+    x_axes = spec.lhs_layout.replace("c", "")
+    w_axes = "".join(axis for axis in spec.rhs_layout if axis in "go")
+    for column, c in itertools.product(range(spec.window[-1]), range(spec.in_channels)):
+        tap = (*row, column)
+        starts = [k * d for k, d in zip(tap, spec.rhs_dilation, strict=True)]
+        x = take(lhs, spec.lhs_layout, c=c, **spatial_slices(starts, spec.out_size, spec.strides))
+        w = take(rhs, spec.rhs_layout, c=c, **{f"s{axis}": k for axis, k in enumerate(tap)})
+        x = lax.squeeze(x, [spec.lhs_layout.index("c")])
+        w = lax.squeeze(w, [i for i, axis in enumerate(spec.rhs_layout) if axis not in "go"])
+        terms.append(align(x, x_axes, spec.out_layout) * align(w, w_axes, spec.out_layout))
+    return terms
+
+
+def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """A weight gradient: at each output position, the product of the window with a slice of the input, summed over c and the window.
+
+    A loop takes as many items of c at a time as the cache holds. For them, each row of output positions is one fusion: sums over the
+    items and over blocks of the window's rows, which a product with ones then reduces.
+    """
+    item_bytes = (lhs.nbytes + rhs.nbytes) // spec.in_channels
+    items = _divisor(spec.in_channels, min(ROW_TERMS, CACHE_BYTES // item_bytes))
+    blocks = _divisor(spec.window[0], max(1, ROW_TERMS // items))
+    kept = "".join(axis for axis in _product_axes(spec) if axis not in spec.spatial)
+    axes = spec.spatial[:-1] + kept.replace("k", spec.spatial[-1])
+    many = math.prod(spec.out_size) * items * blocks > MAX_SUM_TERMS
+
+    def positions(x: Array, w: Array) -> Array:
+        rows = list(itertools.product(*map(range, spec.out_size[1:-1])))
+        shape = spec.shape(axes, spec.out_size)
+        if spec.ndim == 1:
+            return _row_sums(spec, x, w, (), blocks).reshape(shape)
+        if not many:
+            sums = [_row_sums(spec, x, w, (p, *row), blocks) for p in range(spec.out_size[0]) for row in rows]
+            return jnp.stack(sums).reshape(shape)
+
+        def one(p) -> Array:
+            reach = (spec.window[0] - 1) * spec.rhs_dilation[0] + 1
+            part = lax.dynamic_slice_in_dim(x, p * spec.strides[0], reach, spec.lhs_layout.index("0"))
+            return jnp.stack([_row_sums(spec, part, w, (0, *row), blocks) for row in rows])
+
+        return lax.map(one, jnp.arange(spec.out_size[0])).reshape(shape)
+
+    def chunk(i, out: Array) -> Array:
+        x = lax.dynamic_slice_in_dim(lhs, i * items, items, spec.lhs_layout.index("c"))
+        w = lax.dynamic_slice_in_dim(rhs, i * items, items, spec.rhs_layout.index("c"))
+        return out + positions(*lax.optimization_barrier((x, w)))
+
+    if items == spec.in_channels:
+        out = positions(lhs, rhs)
+    else:
+        out = lax.fori_loop(0, spec.in_channels // items, chunk, jnp.zeros(spec.shape(axes, spec.out_size), spec.compute_dtype))
+    return out.transpose([axes.index(axis) for axis in spec.out_layout])
+
+
+def _row_sums(spec: ConvSpec, lhs: Array, rhs: Array, row: tuple[int, ...], blocks: int) -> Array:
+    """The sums for one row of output positions; its axes are those of `_product_axes` without the spatial ones."""
+    axes, c_lhs, c_rhs = _product_axes(spec), spec.lhs_layout.index("c"), spec.rhs_layout.index("c")
+    counts = (spec.window[0] // blocks, *spec.window[1:])
+    columns = []
+    for column in range(spec.out_size[-1]):
+        starts = [p * s for p, s in zip((*row, column), spec.strides, strict=True)]
+        terms = []
+        for c, block in itertools.product(range(lhs.shape[c_lhs]), range(blocks)):
+            at = block * counts[0]
+            x_starts = (starts[0] + at * spec.rhs_dilation[0], *starts[1:])
+            x = take(lhs, spec.lhs_layout, c=c, **spatial_slices(x_starts, counts, spec.rhs_dilation))
+            w = take(rhs, spec.rhs_layout, c=c, **spatial_slices((at, *[0] * (spec.ndim - 1)), counts, (1,) * spec.ndim))
+            x, w = lax.squeeze(x, [c_lhs]), lax.squeeze(w, [c_rhs])
+            terms.append(align(x, spec.lhs_layout.replace("c", ""), axes) * align(w, spec.rhs_layout.replace("c", ""), axes))
+        columns.append(_sum(terms))
+    sums = lax.optimization_barrier(jnp.concatenate(columns, axes.index("k")))
+    spatial_last = axes.endswith(spec.spatial)
+    ones_axes = spec.spatial if spatial_last else "k" + spec.spatial
+    ones = jnp.ones([sums.shape[axes.index(axis)] for axis in ones_axes], sums.dtype)
+    kept = "".join(axis for axis in axes if axis not in spec.spatial)
+    letters = str.maketrans("012345678", "pqrstuvwx")
+    return jnp.einsum(f"{axes},{ones_axes}->{kept}".translate(letters), sums, ones)
+
+
+def _product_axes(spec: ConvSpec) -> str:
+    """The layout of the products: the input's, with o beside n, and k, the output's last axis, before the spatial ones."""
+    axes = spec.lhs_layout.replace("c", "").replace("n", "no")
+    first = min(axes.index(axis) for axis in spec.spatial)
+    return axes[:first] + "k" + axes[first:]
+
+
+def _divisor(number: int, at_most: int) -> int:
+    """The largest divisor of a number that is not above a bound."""
+    return next(d for d in range(max(1, min(number, at_most)), 0, -1) if number % d == 0)
+
+
+def _sum(terms: list[Array]) -> Array:
+    return sum(terms[1:], terms[0])
