@@ -152,9 +152,8 @@ def softmax(p, data, *length):
 
 @operator("SoftmaxActivation", attributes={"mode": attr.enum(["instance", "channel"], "instance")}, complete=same_shape)
 def softmax_activation(p, data):
-    if p.mode == "channel":
-        return jax.nn.softmax(data, 1)
-    return jax.nn.softmax(data.reshape(data.shape[0], -1), 1).reshape(data.shape)
+    """Softmax over axis 1 in mode `channel`; `instance` goes over the last axis alone, whatever MXNet's documentation says."""
+    return jax.nn.softmax(data, 1 if p.mode == "channel" else -1)
 
 
 def _complete_softmax_output(p: Any, ins: list[Shape], outs: list[Shape]) -> tuple[list[Shape], list[Shape]]:

@@ -143,7 +143,8 @@ def adaptive_average_pooling(p, data):
     """Means over a grid of bins that cover the input; bin j of q covers floor(j n / q) to ceil((j + 1) n / q)."""
     if data.ndim != 4:
         raise MXNetError(f"Input data should be 4D in (batch, channel, y, x), but is {data.ndim}D")
-    for axis, bins in zip((2, 3), (p.output_size * 2)[:2] if len(p.output_size or (1,)) < 3 else (1, 1), strict=False):
+    sizes = {0: (1, 1), 1: 2 * p.output_size}.get(len(p.output_size), p.output_size)
+    for axis, bins in zip((2, 3), sizes, strict=True):
         size = data.shape[axis]
         edges = [(j * size // bins, -(-(j + 1) * size // bins)) for j in range(bins)]
         data = jnp.concatenate([lax.slice_in_dim(data, a, b, axis=axis).mean(axis, keepdims=True) for a, b in edges], axis)
