@@ -1,10 +1,12 @@
 """The mark on convolution equations and the lowering rules that heed it: the only file that touches JAX's interpreters.
 
-The mark is XLA metadata: it lies in each equation's context, is part of jit's cache key and local to the thread, and JAX enters it again
-when it differentiates, batches or rematerialises an equation. So what is derived from a marked convolution is marked too.
+The mark is XLA metadata: it lies in each equation's context, is part of jit's cache key and local to the thread, and JAX enters
+it again when it differentiates, batches or rematerialises an equation. So what is derived from a marked convolution is marked
+too.
 """
 
 import contextlib
+import dataclasses
 import functools
 import threading
 import warnings
@@ -12,34 +14,34 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
 
 from jaxgroupconv.lowerings import LOWERINGS
 from jaxgroupconv.planner import IMPLEMENTATIONS, choose
 from jaxgroupconv.spec import ConvSpec
+from jaxgroupconv.stepwise import inside
 
 MARK = "jaxgroupconv"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-
-_process: list[str | None] = [None]  # what `enable` set
-_thread = threading.local()  # .scope: the innermost `accelerate`; .lowering: inside of a planned lowering
 
 
 def accelerate(implementation: Any = "auto") -> Any:
     """Plans every convolution that is traced inside, and everything derived from it.
 
-    A context manager and a decorator, also bare (`@accelerate`). Scopes nest: the innermost one holds.
+    A context manager, reusable, and a decorator of functions and methods, also bare (`@accelerate`). Scopes nest: the innermost
+    one holds. Of a decorated generator or async function, each step runs inside, and nothing holds while it waits.
 
     Args:
-      implementation: `"auto"`, the planner; the name of a lowering, used for every convolution that it accepts, with the planner's choice
-        elsewhere; `"native"`, lax's own lowering everywhere.
+      implementation: `"auto"`, the planner; the name of a lowering, used for every convolution that it accepts, with the
+        planner's choice elsewhere; `"native"`, lax's own lowering everywhere.
 
     Returns:
       A context manager that decorates functions, or, used bare, the decorated function.
 
     Raises:
       ValueError: the implementation is unknown.
+      TypeError: a class is decorated.
 
     Example:
       >>> @jax.jit
@@ -47,8 +49,8 @@ def accelerate(implementation: Any = "auto") -> Any:
       ... def loss(params, x): ...
     """
     if callable(implementation):
-        return _scope("auto")(implementation)
-    return _scope(_checked(implementation))
+        return _Scope("auto")(implementation)
+    return _Scope(_checked(implementation))
 
 
 def enable(implementation: str = "auto") -> None:
@@ -70,7 +72,7 @@ def disable() -> None:
 
 def current() -> str:
     """The implementation that holds here: of the innermost scope, of the process, or `"auto"`."""
-    return getattr(_thread, "scope", None) or _process[0] or "auto"
+    return _thread.scopes[-1][0] if _thread.scopes else _process[0] or "auto"
 
 
 def requested(context: Any) -> str | None:
@@ -97,21 +99,41 @@ def _checked(implementation: str) -> str:
     return implementation
 
 
-@contextlib.contextmanager
-def _scope(implementation: str):
-    outer = getattr(_thread, "scope", None)
-    _thread.scope = implementation
-    try:
-        with set_xla_metadata(**{MARK: implementation}):
-            yield
-    finally:
-        _thread.scope = outer
+class _Thread(threading.local):
+    """What holds in one thread."""
+
+    def __init__(self) -> None:
+        self.scopes: list[tuple[str, Any]] = []  # open `accelerate` scopes: implementation, JAX's context manager of the mark
+        self.lowering = False  # inside of a planned lowering, whose own convolutions are lax's
+
+
+_thread = _Thread()
+_process: list[str | None] = [None]  # what `enable` set
 
 
 def _set_process(implementation: str | None) -> None:
     if _process[0] != implementation:
         _process[0] = implementation
         jax.clear_caches()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scope:
+    """What `accelerate` returns."""
+
+    implementation: str
+
+    def __enter__(self) -> None:
+        mark = _set_mark(**{MARK: self.implementation})
+        mark.__enter__()
+        _thread.scopes.append((self.implementation, mark))
+
+    def __exit__(self, *error: Any) -> None:
+        _, mark = _thread.scopes.pop()
+        mark.__exit__(*error)
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return inside(self, function)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -125,18 +147,16 @@ def _function(name: str, spec: ConvSpec) -> Callable[..., Any]:
     return jax.jit(lower)
 
 
-def _attach(mlir: Any, platform: str) -> None:
-    """Wraps lax's lowering rule of one platform."""
+def _rule(mlir: Any, platform: str) -> Callable[..., Any]:
+    """Lax's lowering rule of one platform, with the planner before it."""
     entry = mlir._platform_specific_lowerings[platform].get(lax.conv_general_dilated_p)
     entry = entry or mlir._lowerings[lax.conv_general_dilated_p]
     original = getattr(entry, "rule", entry)
 
     def rule(ctx, lhs, rhs, **params):
-        implementation = requested(ctx.jaxpr_eqn_ctx)
-        (out,) = ctx.avals_out
-        spec = None
-        if implementation is not None and not getattr(_thread, "lowering", False):
-            spec = spec_of(*ctx.avals_in, out, params)
+        implementation = None if _thread.lowering else requested(ctx.jaxpr_eqn_ctx)
+        (x, w), (out,) = ctx.avals_in, ctx.avals_out
+        spec = spec_of(x, w, out, params) if implementation else None
         if spec is None or implementation is None:
             return original(ctx, lhs, rhs, **params)
         name = choose(spec, implementation, platform).name
@@ -152,21 +172,46 @@ def _attach(mlir: Any, platform: str) -> None:
         finally:
             _thread.lowering = False
 
-    mlir.register_lowering(lax.conv_general_dilated_p, rule, platform=platform)
+    return rule
 
 
-def _attach_all() -> None:
+def _attach() -> Callable[..., Any]:
+    """Wraps lax's lowering rules, all or none of them, and returns the function that sets the mark."""
     try:
+        from jax.experimental.xla_metadata import set_xla_metadata
         from jax.interpreters import mlir
 
-        for platform in PLATFORMS:
-            _attach(mlir, platform)
-    except (ImportError, AttributeError, KeyError, TypeError) as error:
+        _check(mlir, set_xla_metadata)
+        rules = {platform: _rule(mlir, platform) for platform in PLATFORMS}
+        for platform, rule in rules.items():
+            mlir.register_lowering(lax.conv_general_dilated_p, rule, platform=platform)
+        return set_xla_metadata
+    except Exception as error:  # whatever another JAX does here: the user's program must run
         warnings.warn(
             f"jaxgroupconv does not know this JAX ({jax.__version__}: {error!r}); convolutions keep lax's own lowering.",
             RuntimeWarning,
             stacklevel=2,
         )
+        return lambda **_: contextlib.nullcontext()
 
 
-_attach_all()
+def _check(mlir: Any, set_mark: Callable[..., Any]) -> None:
+    """Raises if JAX has no more what the rules will need when they run, or if the mark does not reach an equation."""
+    needed = {"avals_in", "avals_out", "jaxpr_eqn_ctx"} - set(mlir.LoweringRuleContext.__dataclass_fields__)
+    if needed:
+        raise AttributeError(f"LoweringRuleContext lacks {sorted(needed)}")
+    for owner, name in (
+        (mlir, "lower_fun"),
+        (mlir, "register_lowering"),
+        (jax.sharding, "auto_axes"),
+        (jax.sharding, "AxisType"),
+    ):
+        getattr(owner, name)
+    x = jax.ShapeDtypeStruct((1, 1, 1), np.dtype(np.float32))
+    with set_mark(**{MARK: "native"}):
+        jaxpr = jax.make_jaxpr(lambda x: lax.conv_general_dilated(x, x, (1,), "VALID"))(x)
+    if requested(jaxpr.jaxpr.eqns[-1].ctx) != "native":
+        raise AttributeError("the mark does not reach the equation")
+
+
+_set_mark = _attach()

@@ -1,0 +1,299 @@
+"""Where the mark holds: nested scopes, decorated functions of every kind, threads, and the whole process."""
+
+import asyncio
+import contextlib
+import re
+import threading
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+import jaxgroupconv as jgc
+
+X = jax.ShapeDtypeStruct((1, 4, 5), jnp.float32)
+W = jax.ShapeDtypeStruct((4, 2, 3), jnp.float32)
+
+
+def conv(x, w):
+    return lax.conv_general_dilated(x, w, (1,), "SAME", feature_group_count=2)
+
+
+def ran(f=conv, *args):
+    """The planned lowerings in a program's text, in order; `native` leaves no name."""
+    return re.findall(r"call @jaxgroupconv_([a-z_]+?)(?:_\d+)?\(", jax.jit(f).lower(*args or (X, W)).as_text())
+
+
+def held():
+    """What holds here, as a conv that is traced now would be lowered."""
+    return (ran() or ["native"])[0]
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks():
+    before = held()
+    yield
+    jgc.disable()
+    assert before == held() == "native"
+
+
+def test_the_innermost_scope_holds():
+    with jgc.accelerate():
+        assert held() == "taps"
+        with jgc.accelerate("native"):
+            assert held() == "native"
+            with jgc.accelerate("matmul"):
+                assert held() == "matmul"
+            assert held() == "native"
+        assert held() == "taps"
+
+
+def test_scopes_of_one_program_keep_apart():
+    def f(x, w):
+        with jgc.accelerate("taps"):
+            y = conv(x, w)
+        with jgc.accelerate("matmul"):
+            y = conv(y, w)
+        return conv(y, w)
+
+    assert ran(f) == ["taps", "matmul"]
+    with jgc.accelerate("per_group"):
+        assert ran(f) == ["taps", "matmul", "per_group"]
+    assert ran(jax.grad(lambda x, w: f(x, w).sum(), 1)).count("matmul") == 3
+
+
+def test_one_scope_is_reusable_and_reentrant():
+    scope = jgc.accelerate("matmul")
+    with scope, jgc.accelerate("taps"):
+        with scope:
+            assert held() == "matmul"
+        assert held() == "taps"
+    with scope:
+        assert held() == "matmul"
+
+
+def test_an_error_leaves_the_scope():
+    with pytest.raises(ZeroDivisionError), jgc.accelerate("matmul"):
+        _ = 1 / 0
+    assert held() == "native"
+
+
+def test_the_process_and_scopes():
+    jgc.enable()
+    assert held() == "taps"
+    with jgc.accelerate("native"):
+        assert held() == "native"
+    with jgc.accelerate("matmul"):
+        assert held() == "matmul"
+    jgc.enable("matmul")
+    assert held() == "matmul"
+    jgc.disable()
+    assert held() == "native"
+
+
+def test_jitted_functions_follow_a_toggle():
+    """Jit's caches, of the function, its gradient and its inner functions, do not outlive `enable` and `disable`."""
+    inner = jax.jit(conv)
+    f = jax.jit(lambda x, w: inner(x, w))
+    x, w = jnp.ones(X.shape), jnp.ones(W.shape)
+
+    def used(f, *args):
+        f(*args)  # runs, so that it fills the fast caches
+        return "jaxgroupconv_" in f.lower(*args).as_text()
+
+    g = jax.jit(jax.grad(lambda w: f(x, w).sum()))
+    for on in (False, True, True, False):
+        (jgc.enable if on else jgc.disable)()
+        assert used(f, x, w) == used(inner, x, w) == used(g, w) == on
+
+
+def test_a_jitted_function_follows_the_scope_that_calls_it():
+    inner = jax.jit(conv)
+    assert ran(inner) == []
+    with jgc.accelerate():
+        assert ran(inner) == ["taps"]
+    assert ran(inner) == []
+
+
+def test_decorators():
+    class Net:
+        @jgc.accelerate
+        def bare(self, x, w):
+            """Documented."""
+            return conv(x, w)
+
+        @jgc.accelerate("matmul")
+        def named(self, x, w):
+            return conv(x, w)
+
+        @staticmethod
+        @jgc.accelerate("per_group")
+        def static(x, w):
+            return conv(x, w)
+
+        @classmethod
+        @jgc.accelerate("taps")
+        def of_class(cls, x, w):
+            return conv(x, w)
+
+    assert (Net.bare.__name__, Net.bare.__doc__) == ("bare", "Documented.")
+    assert ran(Net().bare) == ran(Net.of_class) == ["taps"]
+    assert ran(Net().named) == ["matmul"]
+    assert ran(Net.static) == ["per_group"]
+    assert ran(jgc.accelerate(jax.jit(conv))) == ran(jax.jit(jgc.accelerate(conv))) == ["taps"]
+
+
+def test_a_generator_runs_each_step_inside():
+    @jgc.accelerate("matmul")
+    def steps():
+        sent = []
+        try:
+            while len(sent) < 2:
+                try:
+                    sent.append((yield held()))
+                except KeyError:
+                    sent.append(f"caught in {held()}")
+            return sent
+        finally:
+            closed.append(held())
+
+    closed = []
+    generator = steps()
+    assert (next(generator), held()) == ("matmul", "native")
+    with jgc.accelerate("taps"):
+        assert (generator.send("a"), held()) == ("matmul", "taps")
+    with pytest.raises(StopIteration) as stop:
+        generator.throw(KeyError())
+    assert stop.value.value == ["a", "caught in matmul"]
+    generator = steps()
+    next(generator)
+    generator.close()
+    assert closed == ["matmul", "matmul"]
+    with pytest.raises(StopIteration):
+        next(generator)
+
+
+def test_async_functions_run_each_step_inside():
+    log = []
+
+    @jgc.accelerate("matmul")
+    async def marked():
+        for _ in range(2):
+            log.append(("marked", held()))
+            await asyncio.sleep(0)
+        return held()
+
+    async def unmarked():
+        for _ in range(3):
+            log.append(("unmarked", held()))
+            await asyncio.sleep(0)
+
+    async def both():
+        result, _ = await asyncio.gather(marked(), unmarked())
+        return result
+
+    assert asyncio.run(both()) == "matmul"
+    assert set(log) == {("marked", "matmul"), ("unmarked", "native")} and len(log) == 5
+
+    @jgc.accelerate("matmul")
+    async def cancelled():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            log.append(("cancelled", held()))
+
+    async def cancel():
+        task = asyncio.create_task(cancelled())
+        await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    assert log[-1] == ("cancelled", "matmul")
+
+
+def test_async_generators_run_each_step_inside():
+    closed = []
+
+    @jgc.accelerate("matmul")
+    async def steps():
+        try:
+            sent = yield held()
+            await asyncio.sleep(0)
+            try:
+                yield sent + held()
+            except KeyError:
+                yield f"caught in {held()}"
+        finally:
+            closed.append(held())
+
+    async def drive():
+        generator = steps()
+        assert (await anext(generator), held()) == ("matmul", "native")
+        assert await generator.asend("a ") == "a matmul"
+        assert await generator.athrow(KeyError()) == "caught in matmul"
+        assert [item async for item in generator] == []
+        generator = steps()
+        await anext(generator)
+        await generator.aclose()
+
+    asyncio.run(drive())
+    assert closed == ["matmul", "matmul"]
+
+
+def test_threads_have_scopes_of_their_own():
+    """Two threads trace one function at the same time, inside different scopes."""
+    barrier, found = threading.Barrier(3), {}
+    inner = jax.jit(conv)
+
+    def work(name):
+        with jgc.accelerate(name) if name else contextlib.nullcontext():
+            barrier.wait()
+            found[name] = ran(inner)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("taps", "matmul", None)]
+    with jgc.accelerate("per_group"):  # a new thread does not inherit it
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == {"taps": ["taps"], "matmul": ["matmul"], None: []}
+
+
+def test_the_process_holds_in_every_thread():
+    jgc.enable("matmul")
+    found = []
+    thread = threading.Thread(target=lambda: found.append(held()))
+    thread.start()
+    thread.join()
+    assert found == ["matmul"]
+
+
+def test_marked_functions_keep_an_outer_choice():
+    """`jgc.conv_general_dilated` is planned by itself, and by the scope around it."""
+
+    def f(x, w):
+        return jgc.conv_general_dilated(x, w, (1,), "SAME", feature_group_count=2)
+
+    assert ran(f) == ["taps"]
+    with jgc.accelerate("matmul"):
+        assert ran(f) == ["matmul"]
+    with jgc.accelerate("native"):
+        assert ran(f) == []
+    jgc.enable("per_group")
+    assert ran(f) == ["per_group"]
+
+
+@pytest.mark.parametrize("use", [jgc.accelerate, jgc.enable])
+def test_unknown_implementations_are_errors(use):
+    with pytest.raises(ValueError, match=r"`implementation` must be one of 'auto', 'taps', .*'native', but got 'fast'\."):
+        use("fast")
+
+
+def test_classes_are_not_decorated():
+    with pytest.raises(
+        TypeError, match=r"`function` must be a function or method, but got <class .*>\. Decorate the class's methods\."
+    ):
+        jgc.accelerate(type("Net", (), {}))
