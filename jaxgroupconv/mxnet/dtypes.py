@@ -23,13 +23,13 @@ DTYPES: dict[int, np.dtype] = {
 CODES: dict[np.dtype, int] = {dtype: code for code, dtype in DTYPES.items()}
 
 
-def read(text: str) -> np.dtype | None:
-    """The dtype in a `__dtype__` attribute, a number; -1 means none."""
+def read(text: str) -> type | None:
+    """The dtype in a `__dtype__` attribute, a number, as NumPy's class; -1 means none."""
     if text == "-1":
         return None
     if not text.isdecimal() or int(text) not in DTYPES:
         raise ValueError(f"`__dtype__` must be one of {', '.join(map(str, DTYPES))} or -1, but got {text!r}.")
-    return DTYPES[int(text)]
+    return DTYPES[int(text)].type
 
 
 def code(dtype: Any) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxgroupconv.mxnet import attributes as attr
 from jaxgroupconv.mxnet import shapes
@@ -163,13 +164,17 @@ class Operator:
         return merged[: len(ins)], merged[len(ins) :]
 
     def infer_types(self, p: Any, ins: Sequence, outs: Sequence) -> tuple[list, list]:
-        """The dtypes of inputs and outputs with all that `types` adds to them."""
-        new_ins, new_outs = self.types(p, list(ins), list(outs))
+        """The dtypes of inputs and outputs, as NumPy's classes, with all that `types` adds to them."""
+        # Classes, because to NumPy a missing dtype is float64: np.dtype("float64") == None.
+        known = [None if each is None else np.dtype(each).type for each in (*ins, *outs)]
+        ruled = self.types(p, known[: len(ins)], known[len(ins) :])
+        new = [None if each is None else np.dtype(each).type for part in ruled for each in part]
         names = (*self.input_names(p), *(f"output{i}" for i in range(len(outs))))
-        for name, old, new in zip(names, [*ins, *outs], [*new_ins, *new_outs], strict=True):
-            if old is not None and old != new:
-                raise MXNetError(f"This layer requires uniform type. Expected '{new}' v.s. given '{old}' at '{name}'")
-        return new_ins, new_outs
+        for name, old, wanted in zip(names, known, new, strict=True):
+            if old is not None and old is not wanted:
+                told = f"Expected '{np.dtype(wanted)}' v.s. given '{np.dtype(old)}' at '{name}'"
+                raise MXNetError(f"This layer requires uniform type. {told}")
+        return new[: len(ins)], new[len(ins) :]
 
 
 OPERATORS: dict[str, Operator] = {}

@@ -178,7 +178,7 @@ class Symbol:
         """The dtypes of all arguments, outputs and auxiliary states, otherwise like `infer_shape`."""
         variables = [node for node in topological(self.heads) if node.op is None]
         stored = {node: dtypes.read(node.attrs["__dtype__"]) for node in variables if "__dtype__" in node.attrs}
-        given = stored | {node: np.dtype(value) for node, value in self._match(args, kwargs).items()}
+        given = stored | {node: np.dtype(value).type for node, value in self._match(args, kwargs).items()}
         known = infer.infer_types(self.heads, given)
         lists = self._entries(known)
         if None not in known.values():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxgroupconv.functional import conv_general_dilated, group_conv_transpose
 from jaxgroupconv.mxnet import attributes as attr
 from jaxgroupconv.mxnet import shapes
 from jaxgroupconv.mxnet.errors import MXNetError
@@ -59,16 +60,20 @@ def _tuples(p: Any) -> dict[str, tuple[int, ...] | None]:
     return named
 
 
+def _channel_last(p: Any) -> bool:
+    return bool(p.layout and p.layout.endswith("C"))
+
+
 def _split(p: Any, shape: tuple[int, ...]) -> tuple[int, int, tuple[int, ...]]:
     """Batch, channels and spatial sizes of data or output."""
-    if p.layout and p.layout.endswith("C"):
+    if _channel_last(p):
         return shape[0], shape[-1], shape[1:-1]
     return shape[0], shape[1], shape[2:]
 
 
 def _join(p: Any, first: int, channels: int, spatial: tuple[int, ...]) -> tuple[int, ...]:
     """The inverse of `_split`; weights are laid out like data."""
-    if p.layout and p.layout.endswith("C"):
+    if _channel_last(p):
         return (first, *spatial, channels)
     return (first, channels, *spatial)
 
@@ -125,12 +130,8 @@ def _complete_convolution(p: Any, ins: list[Shape], outs: list[Shape]) -> tuple[
 def _floating_types(p: Any, ins: list, outs: list) -> tuple[list, list]:
     new = uniform_types(p, ins, outs)
     if ins[0] is not None and not jnp.issubdtype(ins[0], np.floating):
-        raise MXNetError(f"This operation only support floating point types, not {ins[0]}")
+        raise MXNetError(f"This operation only support floating point types, not {np.dtype(ins[0])}")
     return new
-
-
-def _add_bias(p: Any, out: jax.Array, bias: tuple[jax.Array, ...]) -> jax.Array:
-    return out + bias[0].reshape(_join(p, 1, -1, (1,) * len(p.kernel))) if bias else out
 
 
 @operator(
@@ -145,8 +146,8 @@ def _add_bias(p: Any, out: jax.Array, bias: tuple[jax.Array, ...]) -> jax.Array:
 def convolution(p, data, weight, *bias):
     stride, dilate, pad = _window(p)
     spatial = "DHW"[-len(p.kernel) :]
-    laid_out = "N" + spatial + "C" if p.layout and p.layout.endswith("C") else "NC" + spatial
-    out = lax.conv_general_dilated(
+    laid_out = "N" + spatial + "C" if _channel_last(p) else "NC" + spatial
+    out = conv_general_dilated(
         data,
         weight,
         window_strides=stride,
@@ -155,7 +156,7 @@ def convolution(p, data, weight, *bias):
         dimension_numbers=(laid_out, laid_out.replace("C", "I").replace("N", "O"), laid_out),
         feature_group_count=p.num_group,
     )
-    return _add_bias(p, out, bias)
+    return out + bias[0].reshape(_join(p, 1, -1, (1,) * len(p.kernel))) if bias else out
 
 
 def _crop(p: Any, sizes: tuple[int, ...]) -> tuple[list[int], list[int]]:
@@ -202,27 +203,20 @@ def _complete_deconvolution(p: Any, ins: list[Shape], outs: list[Shape]) -> tupl
 def deconvolution(p, data, weight, *bias):
     """Every input element times its kernel is added into a canvas, which is then cut: the input gradient of Convolution."""
     stride, dilate, _ = _window(p)
-    pad, adj = _crop(p, _split(p, data.shape)[2])
-    if last := bool(p.layout and p.layout.endswith("C")):
-        data, weight = jnp.moveaxis(data, -1, 1), jnp.moveaxis(weight, -1, 1)
-    out = _transposed(data, weight, stride, pad, adj, dilate, p.num_group)
-    return _add_bias(p, jnp.moveaxis(out, 1, -1) if last else out, bias)
-
-
-def _transposed(data, weight, stride, pad, adj, dilate, groups):
-    """The transposed convolution of channel-first data."""
-    rank = len(stride)
-    spans = [d * (k - 1) for d, k in zip(dilate, weight.shape[2:], strict=True)]
-    flipped = jnp.flip(weight, range(2, rank + 2)).reshape(groups, -1, *weight.shape[1:])
-    kernel = jnp.swapaxes(flipped, 1, 2).reshape(-1, weight.shape[0] // groups, *weight.shape[2:])
-    return lax.conv_general_dilated(
+    batch, _, sizes = _split(p, data.shape)
+    if any(p.target_shape) and 0 in p.target_shape:  # MXNet takes a zero beside another number at its word
+        return jnp.zeros(_join(p, batch, p.num_filter, p.target_shape), data.dtype)
+    pad, adj = _crop(p, sizes)
+    return group_conv_transpose(
         data,
-        kernel,
-        window_strides=(1,) * rank,
-        padding=[(span - q, span - q + a) for span, q, a in zip(spans, pad, adj, strict=True)],
-        lhs_dilation=stride,
-        rhs_dilation=dilate,
-        feature_group_count=groups,
+        jnp.moveaxis(weight, 0, -1) if _channel_last(p) else weight,
+        *bias,
+        groups=p.num_group,
+        stride=stride,
+        padding=pad,
+        output_padding=adj,
+        dilation=dilate,
+        layout=p.layout or _LAYOUTS[len(p.kernel) - 1],
     )
 
 
@@ -253,8 +247,7 @@ def upsampling(p, *args):
         data, weight = args
         if data.shape[1] != p.num_filter:
             raise MXNetError(f"num_filter must be the number of channels, {data.shape[1]}, but is {p.num_filter}")
-        margin = -(-(p.scale - 1) // 2)
-        return _transposed(data, weight, (p.scale,) * 2, (margin,) * 2, (0, 0), (1, 1), p.num_filter)
+        return group_conv_transpose(data, weight, groups=p.num_filter, stride=p.scale, padding=-(-(p.scale - 1) // 2))
     height = args[0].shape[2] * p.scale
     enlarged = []
     for x in args:

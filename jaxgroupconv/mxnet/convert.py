@@ -1,0 +1,79 @@
+"""Parameters in the formats of others: `.npz` and `.safetensors`, channel-first or channel-last."""
+
+import json
+import os
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from jaxgroupconv.mxnet.symbol import Symbol
+
+Progress = Callable[[int], None]
+
+
+def channel_last(symbol: Symbol, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Lays the weights of channel-first convolutions out channel-last.
+
+    Args:
+      symbol: the network.
+      arrays: its parameters by name.
+
+    Returns:
+      The same arrays, but Convolution's weights (*k, I/G, O) instead of (O, I/G, *k), as Flax and Keras have them, and
+      Deconvolution's (*k, O/G, C) instead of (C, O/G, *k): this library's own channel-last layouts.
+    """
+    weights = set()
+    for layer in symbol.get_internals():
+        node = layer.heads[0][0]
+        if node.op and node.op.name in ("Convolution", "Deconvolution"):
+            if not (node.parameters.layout or "NC").endswith("C"):
+                weights.add(node.inputs[1][0].name)
+    return {name: np.moveaxis(x, (0, 1), (-1, -2)) if name in weights else x for name, x in arrays.items()}
+
+
+def save_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], progress: Progress = lambda count: None) -> None:
+    """Writes arrays as NumPy's `.npz`, bfloat16 widened to float32, which it has not.
+
+    Args:
+      path: the file.
+      arrays: dense arrays by name.
+      progress: called with the number of bytes that were written.
+    """
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, x in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                wide = x.astype(np.float32) if x.dtype.name == "bfloat16" else x
+                np.lib.format.write_array(file, np.ascontiguousarray(wide), allow_pickle=False)
+            progress(x.nbytes)
+
+
+def save_safetensors(
+    path: str | os.PathLike, arrays: Mapping[str, np.ndarray], progress: Progress = lambda count: None
+) -> None:
+    """Writes arrays in the safetensors format: a JSON header, then the arrays end to end. Arguments as `save_npz`'s."""
+    header, offset = {}, 0
+    for name, x in arrays.items():
+        header[name] = {"dtype": _SAFETENSORS[x.dtype.name], "shape": x.shape, "data_offsets": (offset, offset + x.nbytes)}
+        offset += x.nbytes
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)  # so that the arrays begin at a multiple of 8
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for x in arrays.values():
+            file.write(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
+            progress(x.nbytes)
+
+
+_SAFETENSORS = {
+    "float32": "F32",
+    "float64": "F64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "uint8": "U8",
+    "int8": "I8",
+    "int32": "I32",
+    "int64": "I64",
+    "bool": "BOOL",
+}
