@@ -1,0 +1,18 @@
+"""What a lowered program computes its convolutions with."""
+
+import re
+
+
+def ran(text):
+    """The convolutions of a StableHLO text in order: the names of planned lowerings, and `native` for each of lax's own.
+
+    A function that is called twice counts once. What stands inside of a planned lowering does not count.
+    """
+    convolution = r"call @jaxgroupconv_([a-z_]+?)(?:_\d+)?\(|stablehlo\.(convolution|dynamic_conv)\b"
+    return ["native" if native else planned for planned, native in re.findall(convolution, outside(text))]
+
+
+def outside(text):
+    """The text without the planned lowerings' functions."""
+    functions = re.split(r"\n(?=\s*func\.func)", text)
+    return "\n".join(f for f in functions if not re.match(r"\s*func\.func \w* ?@jaxgroupconv_", f))
