@@ -62,9 +62,7 @@ def _named_shapes(rest: list[str]) -> dict[str, tuple[int, ...]]:
     given = {}
     for option, text in zip(words[::2], words[1::2], strict=False):
         if not option.startswith("--") or not all(size.strip().lstrip("-").isdecimal() for size in text.split(",")):
-            raise ValueError(
-                f"`{option}` must be an input's name before its shape, such as --data 1,3,224,224, but got {text!r}."
-            )
+            raise ValueError(f"`{option}` must name an input before its shape, such as --data 1,3,224,224, but got {text!r}.")
         given[option.removeprefix("--")] = tuple(int(size) for size in text.split(","))
     if len(words) % 2 or not given:
         raise ValueError("the shape of an input must be given, such as --data 1,3,224,224.")

@@ -28,7 +28,7 @@ def channel_last(symbol: Symbol, arrays: Mapping[str, np.ndarray]) -> dict[str, 
     for layer in symbol.get_internals():
         node = layer.heads[0][0]
         if node.op and node.op.name in ("Convolution", "Deconvolution"):
-            if not (node.parameters.layout or "NC").endswith("C"):
+            if not (node.parameters.layout or "NCHW").endswith("C"):
                 weights.add(node.inputs[1][0].name)
     return {name: np.moveaxis(x, (0, 1), (-1, -2)) if name in weights else x for name, x in arrays.items()}
 
