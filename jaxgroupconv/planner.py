@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
-from jaxgroupconv.lowerings import LOWERINGS
+from jaxgroupconv.lowerings import LOWERINGS, not_understood
 from jaxgroupconv.spec import ConvSpec
 
 IMPLEMENTATIONS = ("auto", *LOWERINGS)
@@ -27,8 +28,8 @@ class Plan:
 def plan(spec: ConvSpec, platform: str) -> Plan:
     """The lowering that is used under `implementation="auto"`.
 
-    Nothing is measured and no device is touched: the same spec has the same plan everywhere. On `cpu`, the first line that applies and
-    whose lowering does not refuse:
+    Nothing is measured and no device is touched: the same spec has the same plan everywhere. On `cpu`, one group is lax's own
+    dense convolution (`native`); for several, the first line that applies and whose lowering does not refuse:
 
     {rules}
 
@@ -43,11 +44,14 @@ def plan(spec: ConvSpec, platform: str) -> Plan:
     """
     if platform != "cpu":
         return Plan("native", f"nothing is measured on {platform} yet")
+    if (refusal := not_understood(spec)) is not None:
+        return Plan("native", refusal)
+    if spec.groups == 1:
+        return Plan("native", "one group: a dense convolution")
     for applies, name, reason in _CPU:
         if applies(spec) and LOWERINGS[name].why_not(spec) is None:
             return Plan(name, reason)
-    refusals = (f"{name}: {LOWERINGS[name].why_not(spec)}" for name in LOWERINGS)
-    return Plan("native", next((r for r in refusals if not r.endswith("None")), "no lowering is known to be faster"))
+    return Plan("native", "every other lowering refuses")
 
 
 def choose(spec: ConvSpec, implementation: str, platform: str) -> Plan:
@@ -60,41 +64,45 @@ def choose(spec: ConvSpec, implementation: str, platform: str) -> Plan:
     return Plan(planned.name, f"{implementation} refuses: {refusal}; {planned.reason}")
 
 
-def _terms(spec: ConvSpec) -> int:
-    return spec.in_channels * math.prod(spec.window)
+def _thin_gradient(spec: ConvSpec) -> bool:
+    channels_minor = not spec.lhs_layout.endswith(spec.spatial)
+    return spec.short_output and spec.batch * spec.out_channels <= (1024 if channels_minor else 64)
 
 
-_CPU = (
+def _thin(spec: ConvSpec) -> bool:
+    channels_minor = not spec.lhs_layout.endswith(spec.spatial)
+    return not spec.short_output and spec.in_channels <= (8 if channels_minor else 15)
+
+
+def _wide_gradient(spec: ConvSpec) -> bool:
+    return spec.short_output and spec.groups <= 16 and spec.batch * spec.out_channels >= 256
+
+
+# (applies, name, reason), of convolutions with several groups; benchmarks/run.py --lowerings measures what the bounds rest on.
+_CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
-        lambda s: s.short_output and s.batch * s.out_channels <= 16,
+        _thin_gradient,
         "taps",
-        "a weight gradient of thin groups: sums over blocks of rows",
+        "a weight gradient of thin groups (at most 8x8 channels, channel-last 32x32): sums over blocks of rows",
     ),
+    (_wide_gradient, "per_group", "a weight gradient of few wide groups: a dense convolution for each"),
     (
-        lambda s: s.short_output and math.prod(s.out_size) <= 25,
+        lambda spec: spec.short_output and math.prod(spec.out_size) <= 49,
         "matmul",
-        "a weight gradient: one matrix product for each kernel element",
+        "a weight gradient: a matrix product for each of at most 49 kernel elements",
     ),
     (
-        lambda s: s.groups > 1 and not s.short_output and _terms(s) <= 48,
-        "taps",
-        "thin groups: one sum over the kernel's taps",
+        lambda spec: spec.short_output,
+        "feature_groups",
+        "any other weight gradient: lax's own convolution, its batch groups written as feature groups",
     ),
     (
-        lambda s: s.groups > 1 and math.prod(s.window) == 1,
+        lambda spec: math.prod(spec.window) == 1 and spec.in_channels >= 8,
         "matmul",
-        "a kernel of size one: matrix products over the groups",
+        "a kernel of size one and at least 8 channels a group: matrix products over the groups",
     ),
-    (
-        lambda s: s.groups > 1 and not s.short_output and s.in_channels <= 2,
-        "taps",
-        "thin groups and a large kernel: a loop over the kernel's rows",
-    ),
-    (
-        lambda s: s.in_channels >= 8 and not s.short_output,
-        "per_group",
-        "wide groups: a dense convolution for each",
-    ),
+    (_thin, "taps", "thin groups (at most 15 channels, channel-last 8): sums over the kernel's taps"),
+    (lambda spec: True, "per_group", "wider groups: a dense convolution for each"),
 )
 
 plan.__doc__ = (plan.__doc__ or "").format(

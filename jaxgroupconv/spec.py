@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +66,7 @@ class ConvSpec:
     lhs_dtype: np.dtype
     rhs_dtype: np.dtype
     out_dtype: np.dtype
-    precision: object = None
+    precision: Any = None
 
     @property
     def ndim(self) -> int:
@@ -94,9 +95,9 @@ class ConvSpec:
 
     @property
     def compute_dtype(self) -> np.dtype:
-        """The dtype of products and sums: 16-bit (and narrower) floats are summed in float32 and rounded once."""
-        wide = jnp.promote_types(self.out_dtype, np.float32)
-        return np.dtype(wide) if jnp.issubdtype(self.out_dtype, jnp.floating) else self.out_dtype
+        """The dtype of products and sums: floats narrower than 32 bits are summed in float32 and rounded once."""
+        narrow = jnp.issubdtype(self.out_dtype, jnp.floating) and self.out_dtype.itemsize < 4
+        return np.dtype(np.float32) if narrow else self.out_dtype
 
     def sizes(self, spatial: Sequence[int]) -> dict[str, int]:
         """The length of every axis letter, with the given spatial sizes."""
@@ -162,10 +163,10 @@ class ConvSpec:
         dimension_numbers: lax.ConvDimensionNumbers,
         feature_group_count: int = 1,
         batch_group_count: int = 1,
-        precision: object = None,
-        lhs_dtype: object = np.float32,
-        rhs_dtype: object = np.float32,
-        out_dtype: object = np.float32,
+        precision: Any = None,
+        lhs_dtype: Any = np.float32,
+        rhs_dtype: Any = np.float32,
+        out_dtype: Any = np.float32,
     ) -> ConvSpec:
         """The canonical form of an equation of `lax.conv_general_dilated_p`.
 
@@ -217,7 +218,7 @@ class ConvSpec:
             precision=precision,
         )
 
-    def lax_params(self) -> dict[str, object]:
+    def lax_params(self) -> dict[str, Any]:
         """The parameters with which `lax.conv_general_dilated` computes this spec: the inverse of `from_lax`."""
         batch_groups = self.lhs_layout[self.lhs_layout.index("g") + 1] == "n"
         specs = (

@@ -1,7 +1,7 @@
 """The ways to compute a convolution, each in plain JAX, and the only list of their names.
 
-A lowering is a pair of functions: `why_not(spec)` gives the reason for which it refuses a spec, or None; `lower(spec, lhs, rhs)` computes
-it. To add one, write such a file and give it a line in LOWERINGS.
+A lowering is a pair of functions: `why_not(spec)` gives the reason for which it refuses a spec, or None; `lower(spec, lhs, rhs)`
+computes it. To add one, write such a file and give it a line in LOWERINGS.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgroupconv.lowerings import matmul, native, per_group, taps
+from jaxgroupconv.lowerings import feature_groups, matmul, native, per_group, taps
 from jaxgroupconv.lowerings.geometry import crop
 from jaxgroupconv.spec import ConvSpec
 
@@ -31,7 +31,7 @@ class Lowering:
         """The reason for which this lowering refuses the spec, or None if it computes it."""
         if self.name == "native":
             return None
-        return _not_understood(spec) or self._why_not(spec)
+        return not_understood(spec) or self._why_not(spec)
 
     def lower(self, spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         """Computes the convolution, strictly in this way.
@@ -55,7 +55,7 @@ class Lowering:
         return self._lower(cropped, lhs, rhs)
 
 
-def _not_understood(spec: ConvSpec) -> str | None:
+def not_understood(spec: ConvSpec) -> str | None:
     """What no lowering but lax's own understands."""
     if spec.ndim == 0:
         return "no spatial axis"
@@ -78,5 +78,11 @@ _INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64
 
 LOWERINGS: dict[str, Lowering] = {
     name: Lowering(name, module.why_not, module.lower)
-    for name, module in {"taps": taps, "matmul": matmul, "per_group": per_group, "native": native}.items()
+    for name, module in {
+        "taps": taps,
+        "matmul": matmul,
+        "per_group": per_group,
+        "feature_groups": feature_groups,
+        "native": native,
+    }.items()
 }

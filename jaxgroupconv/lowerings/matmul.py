@@ -1,7 +1,7 @@
 """Matrix products batched over the groups; patches where the window is larger than one.
 
-Good for 1x1 kernels, for many channels a group, and for weight gradients, where each output position is one product over the batch and
-all positions of the window.
+Good for 1x1 kernels, for many channels a group, and for weight gradients, where each output position is one product over the
+batch and all positions of the window.
 """
 
 import itertools
@@ -69,6 +69,6 @@ def _product(spec: ConvSpec, x: Array, x_axes: str, w: Array, w_axes: str, out_a
         f"{x_axes},{w_axes}->{out_axes}".translate(letters),
         x,
         w,
-        precision=spec.precision,  # pyright: ignore[reportArgumentType]
+        precision=spec.precision,
         preferred_element_type=spec.compute_dtype,
     )

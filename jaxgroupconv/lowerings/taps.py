@@ -1,12 +1,13 @@
-"""Sum over kernel taps of shifted slices times weights; for weight gradients, sums over blocks of rows for each output position.
+"""Sum over kernel taps of shifted slices times weights; for weight gradients, a sum over blocks of rows for each output position.
 
 XLA:CPU compiles a sum that is written out in terms into one vector loop without temporaries; each term costs one load and one
-multiply-add. It compiles a reduction into a scalar loop: so rows are added up elementwise first, and the rest of the reduction is a
-product with ones, which is a vector loop again.
+multiply-add. It compiles a reduction into a scalar loop: so rows are added up elementwise first, and the rest of the reduction
+is a product with ones, which is a vector loop again.
 """
 
 import itertools
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -52,14 +53,18 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     first = spec.lhs_layout.index("0")
     reach = (spec.out_size[0] - 1) * spec.strides[0] + 1
 
-    def add_row(k, out: Array) -> Array:
+    rest = list(itertools.product(*map(range, spec.window[1:-1])))
+
+    def fetch(k) -> tuple[Array, Array]:
         x = lax.dynamic_slice_in_dim(lhs, k * spec.rhs_dilation[0], reach, first)
-        w = lax.dynamic_slice_in_dim(rhs, k, 1, spec.rhs_layout.index("0"))
-        rest = itertools.product(*map(range, spec.window[1:-1]))
+        return x, lax.dynamic_slice_in_dim(rhs, k, 1, spec.rhs_layout.index("0"))
+
+    def add_row(k, out: Array, x: Array, w: Array) -> Array:
         return _sum([out, *(term for row in rest for term in _row_terms(spec, x, w, (0, *row)))])
 
-    zeros = jnp.zeros(spec.shape(spec.out_layout, spec.out_size), spec.compute_dtype)
-    return lax.fori_loop(0, spec.window[0], add_row, zeros)
+    return _loop(
+        spec, spec.window[0], fetch, add_row, jnp.zeros(spec.shape(spec.out_layout, spec.out_size), spec.compute_dtype)
+    )
 
 
 def _row_terms(spec: ConvSpec, lhs: Array, rhs: Array, row: tuple[int, ...]) -> list[Array]:
@@ -79,69 +84,84 @@ def _row_terms(spec: ConvSpec, lhs: Array, rhs: Array, row: tuple[int, ...]) -> 
 
 
 def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """A weight gradient: at each output position, the product of the window with a slice of the input, summed over c and the window.
+    """A weight gradient: at each output position, a slice of the input times the window, summed over c and the window.
 
-    A loop takes as many items of c at a time as the cache holds. For them, each row of output positions is one fusion: sums over the
-    items and over blocks of the window's rows, which a product with ones then reduces.
+    A loop takes as many items of c as the cache holds. For them, each row of output positions is one fusion: sums over the items
+    and over blocks of the window's rows, which a product with ones then reduces.
     """
-    item_bytes = (lhs.nbytes + rhs.nbytes) // spec.in_channels
-    items = _divisor(spec.in_channels, min(ROW_TERMS, CACHE_BYTES // item_bytes))
-    blocks = _divisor(spec.window[0], max(1, ROW_TERMS // items))
-    kept = "".join(axis for axis in _product_axes(spec) if axis not in spec.spatial)
-    axes = spec.spatial[:-1] + kept.replace("k", spec.spatial[-1])
-    many = math.prod(spec.out_size) * items * blocks > MAX_SUM_TERMS
+    channels = spec.in_channels
+    items = _divisor(channels, min(ROW_TERMS, CACHE_BYTES * channels // (lhs.nbytes + rhs.nbytes)))
+    axes = spec.spatial[:-1] + _kept_axes(spec).replace("k", spec.spatial[-1])
+    shape = spec.shape(axes, spec.out_size)
 
-    def positions(x: Array, w: Array) -> Array:
-        rows = list(itertools.product(*map(range, spec.out_size[1:-1])))
-        shape = spec.shape(axes, spec.out_size)
-        if spec.ndim == 1:
-            return _row_sums(spec, x, w, (), blocks).reshape(shape)
-        if not many:
-            sums = [_row_sums(spec, x, w, (p, *row), blocks) for p in range(spec.out_size[0]) for row in rows]
-            return jnp.stack(sums).reshape(shape)
-
-        def one(p) -> Array:
-            reach = (spec.window[0] - 1) * spec.rhs_dilation[0] + 1
-            part = lax.dynamic_slice_in_dim(x, p * spec.strides[0], reach, spec.lhs_layout.index("0"))
-            return jnp.stack([_row_sums(spec, part, w, (0, *row), blocks) for row in rows])
-
-        return lax.map(one, jnp.arange(spec.out_size[0])).reshape(shape)
-
-    def chunk(i, out: Array) -> Array:
+    def fetch(i) -> tuple[Array, Array]:
         x = lax.dynamic_slice_in_dim(lhs, i * items, items, spec.lhs_layout.index("c"))
-        w = lax.dynamic_slice_in_dim(rhs, i * items, items, spec.rhs_layout.index("c"))
-        return out + positions(*lax.optimization_barrier((x, w)))
+        return x, lax.dynamic_slice_in_dim(rhs, i * items, items, spec.rhs_layout.index("c"))
 
-    if items == spec.in_channels:
-        out = positions(lhs, rhs)
+    def add(_, out: Array, x: Array, w: Array) -> Array:
+        return out + _positions(spec, x, w).reshape(shape)
+
+    if items == channels:
+        out = _positions(spec, lhs, rhs).reshape(shape)
     else:
-        out = lax.fori_loop(0, spec.in_channels // items, chunk, jnp.zeros(spec.shape(axes, spec.out_size), spec.compute_dtype))
+        out = _loop(spec, channels // items, fetch, add, jnp.zeros(shape, spec.compute_dtype))
     return out.transpose([axes.index(axis) for axis in spec.out_layout])
 
 
+def _positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The sums for all output positions, rows of positions first; a loop over the rows if they are many."""
+    window = [rhs.shape[spec.rhs_layout.index(axis)] for axis in spec.spatial]
+    items = rhs.shape[spec.rhs_layout.index("c")]
+    sums = lhs.dtype.itemsize * math.prod(window[1:]) * spec.out_size[-1] * spec.groups * spec.batch * spec.out_channels
+    blocks = _even(window[0], max(1, ROW_TERMS // items))
+    if spec.ndim == 1:
+        return _row_sums(spec, lhs, rhs, (), blocks)
+    rest = list(itertools.product(*map(range, spec.out_size[1:-1])))
+    if math.prod(spec.out_size) * items * blocks <= MAX_SUM_TERMS:
+        return jnp.stack([_row_sums(spec, lhs, rhs, (p, *row), blocks) for p in range(spec.out_size[0]) for row in rest])
+
+    reach = (window[0] - 1) * spec.rhs_dilation[0] + 1
+
+    def fetch(p) -> tuple[Array]:
+        return (lax.dynamic_slice_in_dim(lhs, p * spec.strides[0], reach, spec.lhs_layout.index("0")),)
+
+    def store(p, out: Array, x: Array) -> Array:
+        return lax.dynamic_update_index_in_dim(
+            out, jnp.stack([_row_sums(spec, x, rhs, (0, *row), blocks) for row in rest]), p, 0
+        )
+
+    sizes = spec.sizes(spec.out_size) | {"k": spec.out_size[-1]}
+    kept = [sizes[axis] for axis in _kept_axes(spec)]
+    return _loop(spec, spec.out_size[0], fetch, store, jnp.zeros((spec.out_size[0], len(rest), *kept), lhs.dtype))
+
+
 def _row_sums(spec: ConvSpec, lhs: Array, rhs: Array, row: tuple[int, ...], blocks: int) -> Array:
-    """The sums for one row of output positions; its axes are those of `_product_axes` without the spatial ones."""
+    """The sums for one row of output positions; its axes are `_kept_axes`."""
     axes, c_lhs, c_rhs = _product_axes(spec), spec.lhs_layout.index("c"), spec.rhs_layout.index("c")
-    counts = (spec.window[0] // blocks, *spec.window[1:])
+    window = [rhs.shape[spec.rhs_layout.index(axis)] for axis in spec.spatial]
+    height = -(-window[0] // blocks)
     columns = []
     for column in range(spec.out_size[-1]):
         starts = [p * s for p, s in zip((*row, column), spec.strides, strict=True)]
         terms = []
-        for c, block in itertools.product(range(lhs.shape[c_lhs]), range(blocks)):
-            at = block * counts[0]
-            x_starts = (starts[0] + at * spec.rhs_dilation[0], *starts[1:])
+        for c, top in itertools.product(range(rhs.shape[c_rhs]), range(0, window[0], height)):
+            counts = (min(height, window[0] - top), *window[1:])
+            x_starts = (starts[0] + top * spec.rhs_dilation[0], *starts[1:])
             x = take(lhs, spec.lhs_layout, c=c, **spatial_slices(x_starts, counts, spec.rhs_dilation))
-            w = take(rhs, spec.rhs_layout, c=c, **spatial_slices((at, *[0] * (spec.ndim - 1)), counts, (1,) * spec.ndim))
+            w = take(rhs, spec.rhs_layout, c=c, **spatial_slices((top, *[0] * (spec.ndim - 1)), counts, (1,) * spec.ndim))
             x, w = lax.squeeze(x, [c_lhs]), lax.squeeze(w, [c_rhs])
-            terms.append(align(x, spec.lhs_layout.replace("c", ""), axes) * align(w, spec.rhs_layout.replace("c", ""), axes))
+            term = align(x, spec.lhs_layout.replace("c", ""), axes) * align(w, spec.rhs_layout.replace("c", ""), axes)
+            short = [(0, height - counts[0] if axis == "0" else 0, 0) for axis in axes]
+            terms.append(lax.pad(term, jnp.zeros((), term.dtype), short) if counts[0] < height else term)
         columns.append(_sum(terms))
     sums = lax.optimization_barrier(jnp.concatenate(columns, axes.index("k")))
-    spatial_last = axes.endswith(spec.spatial)
-    ones_axes = spec.spatial if spatial_last else "k" + spec.spatial
+    # The product with ones: the summed axes come last in its first operand, or else first in its second.
+    last = axes.endswith(spec.spatial)
+    ones_axes = spec.spatial if last else "k" + spec.spatial
     ones = jnp.ones([sums.shape[axes.index(axis)] for axis in ones_axes], sums.dtype)
-    kept = "".join(axis for axis in axes if axis not in spec.spatial)
+    (a_axes, a), (b_axes, b) = ((axes, sums), (ones_axes, ones)) if last else ((ones_axes, ones), (axes, sums))
     letters = str.maketrans("012345678", "pqrstuvwx")
-    return jnp.einsum(f"{axes},{ones_axes}->{kept}".translate(letters), sums, ones)
+    return jnp.einsum(f"{a_axes},{b_axes}->{_kept_axes(spec)}".translate(letters), a, b)
 
 
 def _product_axes(spec: ConvSpec) -> str:
@@ -151,9 +171,37 @@ def _product_axes(spec: ConvSpec) -> str:
     return axes[:first] + "k" + axes[first:]
 
 
+def _kept_axes(spec: ConvSpec) -> str:
+    """The layout of the sums once they are reduced."""
+    return "".join(axis for axis in _product_axes(spec) if axis not in spec.spatial)
+
+
+def _loop(spec: ConvSpec, count: int, fetch: Callable, step: Callable, init: Array) -> Array:
+    """A loop over slices of the operands.
+
+    XLA fuses slicing at a dynamic position into every use. With several channels a group that is no vector loop any more: there
+    the slices are fetched one iteration ahead, which makes them arrays in memory. For depthwise ones the copies cost more.
+    """
+    if spec.batch * spec.out_channels == 1 or not spec.short_output:
+        return lax.fori_loop(0, count, lambda i, out: step(i, out, *lax.optimization_barrier(fetch(i))), init)
+
+    def body(i, carry):
+        out, operands = carry
+        return step(i, out, *operands), fetch(i + 1)
+
+    return lax.fori_loop(0, count, body, (init, fetch(0)))[0]
+
+
 def _divisor(number: int, at_most: int) -> int:
     """The largest divisor of a number that is not above a bound."""
     return next(d for d in range(max(1, min(number, at_most)), 0, -1) if number % d == 0)
+
+
+def _even(number: int, at_most: int) -> int:
+    """A size of parts of which the number is a multiple, if that costs no more than half of the bound; else the bound."""
+    at_most = min(number, at_most)
+    divisor = _divisor(number, at_most)
+    return divisor if 2 * divisor > at_most else at_most
 
 
 def _sum(terms: list[Array]) -> Array:
