@@ -32,7 +32,7 @@ NETWORKS = ("MobileNetV2", "EfficientNetB0", "ConvNeXtTiny", "Xception", "ResNeX
 MODES = ("inference", "gradient")  # in this order: training moves the statistics of PyTorch's model
 RESULTS = pathlib.Path(__file__).with_name("results")
 CLASSES = 1000
-# Of the norm of all values. A rounding that moves one activation across a ReLU's kink changes the gradient by a part in a hundred.
+# Of the norm of all values. Rounding that moves one activation across a ReLU's kink changes a gradient by a part in a hundred.
 TOLERANCES = {"inference": 1e-3, "gradient": 5e-2}
 
 
