@@ -1,0 +1,180 @@
+"""Every lowering computes the same convolution as its definition, or refuses with a reason."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from cases import CASES, EMPTY_CASES, Case, random_cases
+from jax import lax
+
+from jaxgroupconv import LOWERINGS, plan
+
+LEAST_ACCEPTED = {"feature_groups": 15}  # cases; a lowering that accepts fewer than 70 must say so here
+RANDOM_CASES = random_cases(60, seed=0)
+FAST = {"xla_backend_optimization_level": 0}  # LLVM's level, not XLA's: halves the time of some 400 compilations
+
+
+def accepted(name, cases=CASES):
+    return [case for case in cases if LOWERINGS[name].why_not(case.spec) is None]
+
+
+def pairs(cases):
+    return [pytest.param(name, case, id=f"{name}-{case}") for name in LOWERINGS for case in accepted(name, cases)]
+
+
+@functools.cache
+def compiled(name, case):
+    """The lowering of a case, compiled once for all tests."""
+    spec = case.spec
+    return jax.jit(lambda lhs, rhs: LOWERINGS[name].lower(spec, lhs, rhs), compiler_options=FAST)
+
+
+def run(name, case, *operands):
+    with jax.enable_x64(case.x64):
+        return np.asarray(compiled(name, case)(*(operands or case.arrays())))
+
+
+@functools.cache
+def definition(case):
+    return oracle.conv(*case.arrays(), **case.params)
+
+
+def assert_right(case, out):
+    expected = definition(case)
+    assert out.shape == expected.shape and out.dtype == case.out_dtype
+    if jnp.issubdtype(case.out_dtype, jnp.integer):
+        np.testing.assert_array_equal(out, expected.astype(out.dtype))  # exact, modulo 2**bits
+    elif case.out_dtype.itemsize == 2:  # summed in float32 and rounded once: within one unit in the last place
+        np.testing.assert_allclose(oracle.wide(out), expected, rtol=float(jnp.finfo(out.dtype).eps), atol=1e-5)
+    else:
+        eps, terms = float(jnp.finfo(out.dtype).eps), case.spec.in_channels * np.prod(case.spec.window)
+        np.testing.assert_allclose(out, expected, rtol=100 * eps, atol=(50 + terms) * eps)
+
+
+def test_each_lowering_accepts_most_of_the_cases():
+    assert len({case.name for case in CASES}) == len(CASES) == len(accepted("native"))
+    for name in LOWERINGS:
+        assert len(accepted(name)) >= LEAST_ACCEPTED.get(name, 70), name
+
+
+@pytest.mark.parametrize(("name", "case"), pairs(CASES))
+def test_agrees_with_the_definition(name, case):
+    assert_right(case, run(name, case))
+
+
+@pytest.mark.parametrize("case", RANDOM_CASES, ids=str)
+def test_agrees_with_the_definition_on_random_cases(case):
+    spec, names = case.spec, [name for name in LOWERINGS if case in accepted(name, [case])]
+    all_of_them = jax.jit(lambda lhs, rhs: [LOWERINGS[name].lower(spec, lhs, rhs) for name in names], compiler_options=FAST)
+    outs = all_of_them(*case.arrays())
+    assert len(outs) >= 2
+    for out in map(np.asarray, outs):
+        assert_right(case, out)
+
+
+def test_the_sum_of_many_16_bit_products_is_rounded_once():
+    """In float16, 2048 + 1 is 2048: a sum of 4096 ones tells where it was rounded."""
+    case = Case("ones", (1, 16, 32, 16), (2, 8, 32, 16), groups=2, dtype="float16")
+    for name in LOWERINGS:
+        if accepted(name, [case]):
+            out = run(name, case, np.ones(case.lhs, np.float16), np.ones(case.rhs, np.float16))
+            np.testing.assert_array_equal(out, np.full((1, 2, 1, 1), 4096, np.float16), err_msg=name)
+
+
+@pytest.mark.parametrize("name", [name for name in LOWERINGS if name != "native"])
+def test_a_refusal_is_an_error_that_gives_the_reason(name):
+    case = Case("complex", (1, 2, 5, 5), (2, 1, 3, 3), groups=2, dtype="complex64")
+    reason = LOWERINGS[name].why_not(case.spec)
+    assert reason == "dtypes complex64, complex64 -> complex64"
+    with pytest.raises(NotImplementedError, match=f"The lowering '{name}' refuses .*: {reason}"):
+        run(name, case)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"precision": "BF16_BF16_F32"}, "precision BF16_BF16_F32"),
+        ({"in_size": (0, 5)}, "an empty array"),
+        ({"lhs_dtype": np.dtype(bool), "rhs_dtype": np.dtype(bool)}, "dtypes bool, bool -> float32"),
+    ],
+)
+def test_what_only_lax_understands_is_refused(changes, reason):
+    spec = dataclasses.replace(Case("", (1, 2, 5, 5), (2, 1, 3, 3), groups=2, padding=((3, 0), (0, 0))).spec, **changes)
+    reasons = {name: lowering.why_not(spec) for name, lowering in LOWERINGS.items()}
+    assert reasons.pop("native") is None
+    assert set(reasons.values()) == {reason}
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "reason"),
+    [
+        ("taps", Case("many channels", (1, 300, 5, 5), (2, 300, 3, 3)), "900 terms (channels of a group times kernel columns)"),
+        ("matmul", Case("many rows", (1, 2, 200, 9), (2, 1, 80, 3), groups=2), "80 kernel rows exceed 64"),
+        ("per_group", Case("dense", (1, 3, 5, 5), (2, 3, 3, 3)), "one group is lax's own dense convolution"),
+        ("feature_groups", Case("grouped", (1, 4, 5, 5), (4, 2, 3, 3), groups=2), "no batch groups"),
+    ],
+    ids=str,
+)
+def test_each_lowering_has_its_own_reasons(name, case, reason):
+    assert (LOWERINGS[name].why_not(case.spec) or "").startswith(reason)
+
+
+@pytest.mark.parametrize("case", EMPTY_CASES, ids=str)
+def test_empty_arrays_are_lax_s(case):
+    assert plan(case.spec, "cpu").name == "native"
+    assert [name for name in LOWERINGS if accepted(name, [case])] == ["native"]
+    np.testing.assert_array_equal(run("native", case), definition(case))
+
+
+SEPARABLE = [c for c in CASES if c.dtype == "float32" and not c.preferred and min(c.spec.batch, c.groups * c.batch_groups) > 1]
+
+
+def contains(name, case):
+    """All lowerings keep the groups apart but one: XLA:CPU multiplies all pairs of lax's batch groups, and then by zeros."""
+    return name != "native" or case.batch_groups == 1
+
+
+def test_a_lowering_that_mixes_groups_is_never_planned():
+    for case in SEPARABLE:
+        assert contains(plan(case.spec, "cpu").name, case), case
+
+
+@pytest.mark.parametrize(("name", "case"), [pair for pair in pairs(SEPARABLE) if contains(*pair.values)])
+def test_inf_and_nan_stay_in_their_group_and_item(name, case):
+    """Every number of another group, item or output channel keeps its bits."""
+    clean, spec, last = groups_first(case, run(name, case)), case.spec, case.spec.out_channels - 1
+    for fault in (np.inf, np.nan):
+        lhs, rhs = case.arrays()
+        axes = [spec.lhs_layout.index(axis) for axis in "gn"]
+        spec.split(lhs, rhs)[0].transpose(*axes, *set(range(lhs.ndim + 1)) - set(axes))[1, 0] = fault
+        assert_same_except(groups_first(case, run(name, case, lhs, rhs)), clean, (1, 0))
+        lhs, rhs = case.arrays()
+        axes = [spec.rhs_layout.index(axis) for axis in "go"]
+        spec.split(lhs, rhs)[1].transpose(*axes, *set(range(rhs.ndim + 1)) - set(axes))[0, last] = fault
+        assert_same_except(groups_first(case, run(name, case, lhs, rhs)), clean, (0, slice(None), last))
+
+
+def groups_first(case, out):
+    """The result with its groups, items and output channels as its first axes."""
+    layout = case.spec.out_layout
+    out = out.reshape(case.spec.shape(layout, case.spec.out_size))
+    return out.transpose([layout.index(axis) for axis in "gno" + case.spec.spatial])
+
+
+def assert_same_except(out, clean, where):
+    rest = np.ones(out.shape, bool)
+    rest[where] = False
+    assert not np.isfinite(out[where]).all()
+    np.testing.assert_array_equal(out[rest].view(np.uint32), clean[rest].view(np.uint32))
+
+
+def test_precision_is_passed_on():
+    case = Case("pointwise", (1, 12, 4, 4), (6, 4, 1, 1), groups=3)
+    spec = dataclasses.replace(case.spec, precision=(lax.Precision.HIGHEST,) * 2)
+    for name in ("matmul", "per_group", "native"):
+        lowered = jax.jit(functools.partial(LOWERINGS[name].lower, spec)).lower(*case.arrays())
+        assert "HIGHEST" in lowered.as_text(), name

@@ -1,0 +1,139 @@
+"""The plan is a pure function that a person can check by hand, and that wins where the measurements say so."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from cases import CASES, Case
+
+import jaxgroupconv as jgc
+from jaxgroupconv import LOWERINGS, planner
+from jaxgroupconv.planner import IMPLEMENTATIONS, Plan, choose, plan
+
+GROUPED = Case("", (1, 8, 9, 9), (8, 2, 3, 3), groups=4).spec
+COMPLEX = Case("", (1, 8, 9, 9), (8, 2, 3, 3), groups=4, dtype="complex64").spec
+
+# Convolutions on which lax is many times slower than what else there is, forward and in both gradients:
+# (batch, channels, size, features, kernel, groups, stride).
+SLOW_IN_LAX = {
+    "ResNeXt stage 2": (1, 128, 56, 128, 3, 32, 1),
+    "ResNeXt stage 2, batch": (8, 128, 56, 128, 3, 32, 1),
+    "MobileNet, first": (1, 32, 112, 32, 3, 32, 1),
+    "MobileNet, batch": (8, 128, 56, 128, 3, 128, 1),
+    "MobileNet, stride": (1, 128, 56, 128, 3, 128, 2),
+    "MobileNet, 14": (1, 512, 14, 512, 3, 512, 1),
+    "MobileNet, 7": (1, 1024, 7, 1024, 3, 1024, 1),
+    "ConvNeXt": (1, 96, 56, 96, 7, 96, 1),
+    "ConvNeXt, 14": (1, 384, 14, 384, 7, 384, 1),
+    "ConvNeXt, batch": (8, 96, 56, 96, 7, 96, 1),
+    "depthwise, multiplier": (1, 32, 56, 128, 3, 32, 1),
+    "AlexNet": (1, 96, 27, 256, 5, 2, 1),
+    "two groups": (1, 6, 256, 24, 3, 2, 1),
+    "three groups": (1, 6, 256, 24, 3, 3, 1),
+    "six groups": (1, 6, 256, 24, 3, 6, 1),
+}
+
+# Those on which lax is many times slower in the weight's gradient.
+SLOW_WEIGHT_GRADIENT = SLOW_IN_LAX | {
+    "ResNeXt stage 2, stride": (1, 256, 56, 256, 3, 32, 2),
+    "ResNeXt stage 3": (1, 256, 28, 256, 3, 32, 1),
+    "ResNeXt stage 4": (1, 512, 14, 512, 3, 32, 1),
+    "ResNeXt stage 5": (1, 1024, 7, 1024, 3, 32, 1),
+    "RegNet": (1, 144, 28, 144, 3, 6, 1),
+    "ShuffleNet": (1, 240, 28, 240, 1, 3, 1),
+}
+
+
+def entries(batch, channels, size, features, kernel, groups, stride):
+    """The forward convolution, its gradient with respect to the input and that with respect to the weight, explained."""
+
+    @jgc.accelerate
+    def conv(x, w):
+        return jgc.group_conv(x, w, stride=stride, padding=kernel // 2)
+
+    x = jax.ShapeDtypeStruct((batch, channels, size, size), jnp.float32)
+    w = jax.ShapeDtypeStruct((features, channels // groups, kernel, kernel), jnp.float32)
+    out = jax.eval_shape(conv, x, w)
+    forward, *gradients = jgc.explain(lambda x, w, ct: jax.vjp(conv, x, w)[1](ct), x, w, out).entries
+    dx, dw = sorted(gradients, key=lambda entry: entry.spec.out_shape == w.shape)
+    assert (forward.spec.out_shape, dx.spec.out_shape, dw.spec.out_shape) == (out.shape, x.shape, w.shape)
+    return forward, dx, dw
+
+
+@pytest.mark.parametrize("shape", SLOW_IN_LAX.values(), ids=SLOW_IN_LAX)
+def test_what_lax_is_slow_at_is_planned_forward_and_backward(shape):
+    for entry in entries(*shape):
+        assert entry.plan.name != "native", f"{entry.spec}: {entry.plan.reason}"
+
+
+@pytest.mark.parametrize("shape", SLOW_WEIGHT_GRADIENT.values(), ids=SLOW_WEIGHT_GRADIENT)
+def test_weight_gradients_that_lax_is_slow_at_are_planned(shape):
+    *_, dw = entries(*shape)
+    assert dw.plan.name != "native", f"{dw.spec}: {dw.plan.reason}"
+
+
+def test_a_dense_convolution_is_left_to_lax():
+    assert plan(Case("", (1, 64, 56, 56), (64, 64, 3, 3)).spec, "cpu").name == "native"
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_plan_is_never_refused(case):
+    name, reason = (plan(case.spec, "cpu").name, plan(case.spec, "cpu").reason)
+    assert LOWERINGS[name].why_not(case.spec) is None and reason
+
+
+def test_plans_are_pure(monkeypatch):
+    """The same spec has the same plan, whatever machine asks, and no device is touched."""
+    plan.cache_clear()
+    for name in ("devices", "local_devices", "default_backend"):
+        monkeypatch.setattr(jax, name, lambda *args: pytest.fail("a device was asked for"))
+    first = [plan(case.spec, "cpu") for case in CASES]
+    plan.cache_clear()
+    assert [plan(case.spec, "cpu") for case in reversed(CASES)] == first[::-1]
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
+def test_other_platforms_are_lax_s_until_they_are_measured(platform):
+    assert {plan(case.spec, platform) for case in CASES} == {Plan("native", f"nothing is measured on {platform} yet")}
+
+
+def test_the_docstring_is_the_decision_list():
+    doc = plan.__doc__ or ""
+    rules = planner._CPU
+    assert len(rules) >= 3
+    for i, (_, name, reason) in enumerate(rules, 1):
+        assert f"{i}. {reason} -> `{name}`" in doc
+
+
+def test_every_rule_of_the_list_names_a_lowering():
+    assert {name for _, name, _ in planner._CPU} <= set(LOWERINGS)
+
+
+def test_a_refused_spec_is_native_and_says_why():
+    chosen = plan(COMPLEX, "cpu")
+    assert chosen.name == "native" and "dtypes complex64, complex64 -> complex64" in chosen.reason
+
+
+@pytest.mark.parametrize("name", LOWERINGS)
+def test_a_forced_name_is_used_where_it_is_accepted(name):
+    accepted = [case.spec for case in CASES if LOWERINGS[name].why_not(case.spec) is None]
+    for platform in ("cpu", "tpu"):
+        assert {choose(spec, name, platform) for spec in accepted} == {Plan(name, "asked for")}
+
+
+@pytest.mark.parametrize("name", [name for name in LOWERINGS if name != "native"])
+def test_a_forced_name_that_refuses_gives_way_to_the_plan(name):
+    chosen = choose(COMPLEX, name, "cpu")
+    assert chosen.name == "native" and chosen.reason.startswith(f"{name} refuses: dtypes complex64, complex64 -> complex64; ")
+
+
+def test_auto_is_the_plan():
+    assert choose(GROUPED, "auto", "cpu") == plan(GROUPED, "cpu")
+    assert IMPLEMENTATIONS == ("auto", *LOWERINGS)
+
+
+@pytest.mark.parametrize("use", [jgc.accelerate, jgc.enable])
+@pytest.mark.parametrize("name", ["fast", "", None, "Taps"])
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(use, name):
+    known = ", ".join(map(repr, IMPLEMENTATIONS))
+    with pytest.raises(ValueError, match=f"`implementation` must be one of {known}, but got {name!r}."):
+        use(name)
