@@ -1,7 +1,7 @@
 """The ways to compute a convolution, each in plain JAX, and the only list of their names.
 
-A lowering is a pair of functions: `why_not(spec)` gives the reason for which it refuses a spec, or None; `lower(spec, lhs, rhs)`
-computes it. To add one, write such a file and give it a line in LOWERINGS.
+A lowering is a pair of functions: `why_not(spec)` gives the reason for which it refuses a spec, or None, and
+`lower(spec, lhs, rhs)` computes it. To add one, write such a file and give it a line in LOWERINGS.
 """
 
 import dataclasses

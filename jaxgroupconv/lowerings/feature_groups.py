@@ -1,7 +1,7 @@
 """Lax's own convolution with the batch groups of a weight gradient written as feature groups.
 
-XLA:CPU computes batch groups as all pairs of groups and masks the wrong ones: up to 200 times slower than feature groups, and an Inf or
-NaN of one group reaches the others.
+XLA:CPU computes batch groups as all pairs of groups and masks the wrong ones: up to 200 times slower than feature groups, and
+an Inf or NaN of one group reaches the others.
 """
 
 import dataclasses

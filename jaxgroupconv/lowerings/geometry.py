@@ -70,8 +70,8 @@ def by_phase(lower: Lower, spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """Computes a convolution of a dilated input without touching the zeros between its elements.
 
     Along one axis, output p meets element (p * stride + k * rhs_dilation - low) / lhs_dilation of the input, if that is an
-    integer. With P = lhs_dilation / gcd(stride, lhs_dilation) and K = lhs_dilation / gcd(rhs_dilation, lhs_dilation), the outputs
-    r, r + P, r + 2P, … meet every K-th kernel element only, and are an undilated convolution with those. The results are
+    integer. With P = lhs_dilation / gcd(stride, lhs_dilation) and K = lhs_dilation / gcd(rhs_dilation, lhs_dilation), the
+    outputs r, r + P, r + 2P, … meet every K-th kernel element only, and are an undilated convolution with those. The results are
     interleaved at the end.
     """
     phases = [list(_axis_phases(spec, axis)) for axis in range(spec.ndim)]
