@@ -185,7 +185,7 @@ def _jax_program(
     state = [v.value for v in model.non_trainable_variables]
 
     def loss(trainable: list, state: list, x: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
-        logits, state = model.stateless_call(trainable, state, x, training=True)
+        logits, state, *_ = model.stateless_call(trainable, state, x, training=True)
         return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)), state
 
     def inference(trainable: list, state: list, x: jax.Array, labels: jax.Array) -> jax.Array:
@@ -198,7 +198,7 @@ def _jax_program(
     traced = time.perf_counter() - start
     compiled = lowered.compile()
     facts = {"compile_s": time.perf_counter() - start, "trace_s": traced}
-    facts["temp_bytes"] = compiled.memory_analysis().temp_size_in_bytes
+    facts["temp_bytes"] = getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)
 
     def call() -> Sequence[Any]:
         out = jax.block_until_ready(compiled(*arguments))

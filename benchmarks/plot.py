@@ -10,12 +10,14 @@ import json
 import math
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.lines import Line2D  # noqa: E402
 
 from benchmarks.report import MODES, Measurement, geometric_mean, ratio, seconds  # noqa: E402
 
@@ -71,13 +73,19 @@ def _means(measurements: Sequence[Measurement], statistic: str) -> dict[str, tup
 def _draw(path: pathlib.Path, title: str, lines: Lines) -> None:
     if not lines:
         return
-    style = {"svg.fonttype": "none", "svg.hashsalt": "", "font.family": "sans-serif", "font.size": 9, "text.color": GREY}
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "",
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "text.color": GREY,
+    }
     style |= {"axes.edgecolor": GREY, "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY}
     with plt.rc_context(style):
         figure, axes = plt.subplots(1, 3, figsize=(11, 1.5 + 0.24 * len(lines)), sharey=True, layout="constrained")
         for mode, axis in zip(MODES, axes, strict=True):
             _panel(axis, mode, lines)
-        labels = [plt.Line2D([], [], color=c, marker=m, linestyle="", label=name) for c, m, name in MARKS.values()]
+        labels = [Line2D([], [], color=c, marker=m, linestyle="", label=name) for c, m, name in MARKS.values()]
         figure.legend(handles=labels, loc="outside lower center", ncols=3, frameon=False)
         figure.suptitle(f"{title}. Times the duration of jaxgroupconv (1 = as fast; right is slower)", fontsize=10)
         figure.savefig(path, transparent=True, metadata={"Date": None})

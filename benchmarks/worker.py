@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 import time
+from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -22,7 +23,7 @@ class Worker:
     """
 
     def __init__(self, python, module, **environment):
-        self._process = subprocess.Popen(
+        self._process: Any = subprocess.Popen(
             [python, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
