@@ -6,7 +6,8 @@ Arrays carry their axes as a string of letters in memory order (see `ConvSpec`),
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -71,8 +72,8 @@ def by_phase(lower: Lower, spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
     Along one axis, output p meets element (p * stride + k * rhs_dilation - low) / lhs_dilation of the input, if that is an
     integer. With P = lhs_dilation / gcd(stride, lhs_dilation) and K = lhs_dilation / gcd(rhs_dilation, lhs_dilation), the
-    outputs r, r + P, r + 2P, … meet every K-th kernel element only, and are an undilated convolution with those. The results are
-    interleaved at the end.
+    outputs r, r + P, r + 2P, … meet every K-th kernel element only, and are an undilated convolution with those. The results
+    are interleaved at the end.
     """
     phases = [list(_axis_phases(spec, axis)) for axis in range(spec.ndim)]
     axes = spec.rhs_layout.replace("g", "")
@@ -93,7 +94,7 @@ def by_phase(lower: Lower, spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     return _interleave(spec, [zeros if part is None else part for part in parts], phases, merged)
 
 
-def _axis_phases(spec: ConvSpec, axis: int):
+def _axis_phases(spec: ConvSpec, axis: int) -> Iterator[dict[str, Any]]:
     stride, dilation, rhs_dilation = spec.strides[axis], spec.lhs_dilation[axis], spec.rhs_dilation[axis]
     size, window, low = spec.in_size[axis], spec.window[axis], spec.padding[axis][0]
     period, every = dilation // math.gcd(stride, dilation), dilation // math.gcd(rhs_dilation, dilation)
@@ -107,7 +108,7 @@ def _axis_phases(spec: ConvSpec, axis: int):
         yield dict(first=first, every=every, window=taps, strides=step, rhs_dilation=reach, padding=(-start, high), count=count)
 
 
-def _interleave(spec: ConvSpec, parts: list[Array], phases: list[list[dict]], axes: str) -> Array:
+def _interleave(spec: ConvSpec, parts: list[Array], phases: list[list[dict[str, Any]]], axes: str) -> Array:
     """Merges the phases of one axis after the other, last axis first."""
     for axis in reversed(range(spec.ndim)):
         period, at = len(phases[axis]), axes.index(str(axis))

@@ -1,7 +1,7 @@
 """One dense convolution per group: XLA:CPU's dense path is good from about 16 channels a group.
 
-Each convolution that is written out costs compile time. So few groups are written out, in the layout as it is, and many are a loop over
-groups that have been made contiguous.
+Each convolution that is written out costs compile time. So few groups are written out, in the layout as it is, and many are a
+loop over groups that have been made contiguous.
 """
 
 from typing import Any

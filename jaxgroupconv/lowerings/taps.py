@@ -1,4 +1,4 @@
-"""Sum over kernel taps of shifted slices times weights; for weight gradients, a sum over blocks of rows for each output position.
+"""Sum over kernel taps of shifted slices times weights; for weight gradients, sums over blocks of rows.
 
 XLA:CPU compiles a sum that is written out in terms into one vector loop without temporaries; each term costs one load and one
 multiply-add. It compiles a reduction into a scalar loop: so rows are added up elementwise first, and the rest of the reduction
@@ -86,8 +86,8 @@ def _row_terms(spec: ConvSpec, lhs: Array, rhs: Array, row: tuple[int, ...]) -> 
 def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """A weight gradient: at each output position, a slice of the input times the window, summed over c and the window.
 
-    A loop takes as many items of c as the cache holds. For them, each row of output positions is one fusion: sums over the items
-    and over blocks of the window's rows, which a product with ones then reduces.
+    A loop takes as many items of c as the cache holds. For them, each row of output positions is one fusion: sums over the
+    items and over blocks of the window's rows, which a product with ones then reduces.
     """
     channels = spec.in_channels
     items = _divisor(channels, min(ROW_TERMS, CACHE_BYTES * channels // (lhs.nbytes + rhs.nbytes)))
@@ -112,7 +112,6 @@ def _positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The sums for all output positions, rows of positions first; a loop over the rows if they are many."""
     window = [rhs.shape[spec.rhs_layout.index(axis)] for axis in spec.spatial]
     items = rhs.shape[spec.rhs_layout.index("c")]
-    sums = lhs.dtype.itemsize * math.prod(window[1:]) * spec.out_size[-1] * spec.groups * spec.batch * spec.out_channels
     blocks = _even(window[0], max(1, ROW_TERMS // items))
     if spec.ndim == 1:
         return _row_sums(spec, lhs, rhs, (), blocks)
