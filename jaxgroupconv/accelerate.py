@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from jaxgroupconv.lowerings import LOWERINGS
-from jaxgroupconv.planner import IMPLEMENTATIONS, choose
+from jaxgroupconv.planner import IMPLEMENTATIONS, Plan, choose
 from jaxgroupconv.spec import ConvSpec
 from jaxgroupconv.stepwise import inside
 
@@ -92,6 +92,16 @@ def spec_of(lhs: Any, rhs: Any, out: Any, params: dict[str, Any]) -> ConvSpec | 
         return None
 
 
+def chosen(spec: ConvSpec, implementation: str, platform: str, partitioned: bool) -> Plan:
+    """The lowering that is used; where XLA shares a program out among devices, none of those that would gather their shards."""
+    plan = choose(spec, implementation, platform)
+    gathers = plan.name == "per_group" or (plan.name == "taps" and spec.short_output)
+    if not (partitioned and gathers) or plan.name == implementation:
+        return plan
+    name = "matmul" if LOWERINGS["matmul"].why_not(spec) is None else "native"
+    return Plan(name, f"on several devices, where {plan.name} would gather the shards")
+
+
 def _checked(implementation: str) -> str:
     if implementation not in IMPLEMENTATIONS:
         known = ", ".join(map(repr, IMPLEMENTATIONS))
@@ -159,7 +169,7 @@ def _rule(mlir: Any, platform: str) -> Callable[..., Any]:
         spec = spec_of(x, w, out, params) if implementation else None
         if spec is None or implementation is None:
             return original(ctx, lhs, rhs, **params)
-        name = choose(spec, implementation, platform).name
+        name = chosen(spec, implementation, platform, _partitioned(ctx.module_context.axis_context)).name
         if name == "native" and all(p >= 0 for pair in spec.padding for p in pair):
             return original(ctx, lhs, rhs, **params)
         function = _function(name, spec)
@@ -173,6 +183,13 @@ def _rule(mlir: Any, platform: str) -> Callable[..., Any]:
             _thread.lowering = False
 
     return rule
+
+
+def _partitioned(axes: Any) -> bool:
+    """Whether XLA's partitioner, not shard_map or pmap, shares out the program that is lowered."""
+    if (mesh := getattr(axes, "mesh", None)) is not None:
+        return any(size > 1 for name, size in mesh.shape.items() if name not in axes.manual_axes)
+    return axes.num_devices > 1
 
 
 def _attach() -> Callable[..., Any]:
@@ -197,7 +214,7 @@ def _attach() -> Callable[..., Any]:
 
 def _check(mlir: Any, set_mark: Callable[..., Any]) -> None:
     """Raises if JAX has no more what the rules will need when they run, or if the mark does not reach an equation."""
-    needed = {"avals_in", "avals_out", "jaxpr_eqn_ctx"} - set(mlir.LoweringRuleContext.__dataclass_fields__)
+    needed = {"avals_in", "avals_out", "jaxpr_eqn_ctx", "module_context"} - set(mlir.LoweringRuleContext.__dataclass_fields__)
     if needed:
         raise AttributeError(f"LoweringRuleContext lacks {sorted(needed)}")
     for owner, name in (

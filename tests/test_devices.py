@@ -1,0 +1,247 @@
+"""Many devices, by JAX's own engine: what is sharded by batch or by groups stays where it is.
+
+The checks run in one process with eight virtual devices (this file, as a program); each is a test here.
+"""
+
+import collections
+import contextlib
+import functools
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from inspecting import ran
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxgroupconv as jgc
+
+SHAPES = {  # groups, channels, and whether channels come last
+    "thin": (16, 32, False),
+    "wide": (8, 64, True),
+    "depthwise": (16, 16, False),
+}
+
+
+def problem(shape):
+    """A convolution, its operands and a cotangent, and the names of their axes."""
+    groups, channels, last = SHAPES[shape]
+    names = ("NHWC", "HWIO", "NHWC") if last else ("NCHW", "OIHW", "NCHW")
+    sizes = dict(N=16, C=channels, H=8, W=6)
+    x, y = (np.sin(np.arange(16 * channels * 48, dtype=np.float32) * f).reshape([sizes[a] for a in names[0]]) for f in (1, 2))
+    w_sizes = dict(O=channels, I=channels // groups, H=3, W=3)
+    w_shape = [w_sizes[a] for a in names[1]]
+    w = np.cos(np.arange(np.prod(w_shape), dtype=np.float32)).reshape(w_shape)
+
+    def conv(x, w, **kwargs):
+        groups = x.shape[names[0].index("C")] // w.shape[names[1].index("I")]  # inside of shard_map there are fewer
+        return lax.conv_general_dilated(x, w, (1, 1), "SAME", feature_group_count=groups, dimension_numbers=names, **kwargs)
+
+    return conv, x, w, y, names
+
+
+def specs(names, batch=None, groups=None, height=None):
+    """The partition specs of input (and result) and kernel."""
+    x = dict(N=batch, C=groups, H=height)
+    return P(*(x.get(a) for a in names[0])), P(*(dict(O=groups).get(a) for a in names[1]))
+
+
+def gradients(conv):
+    return lambda x, w, y: jax.vjp(conv, x, w)[1](y)
+
+
+def collectives(compiled):
+    """How many of each collective the compiled program has."""
+    kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
+    return dict(collections.Counter(re.findall(rf"= (?:\([^)]*\)|\S+) ({kinds})(?:-start)?\(", compiled.as_text())))
+
+
+def check_values(got, expected):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        b = np.asarray(b)
+        np.testing.assert_allclose(np.asarray(a), b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+
+
+def check_planned(function, *args):
+    """Everything in the program is planned; returns it compiled."""
+    lowered = jax.jit(jgc.accelerate(function)).lower(*args)
+    assert (names := ran(lowered.as_text())) and "native" not in names, names
+    return lowered.compile()
+
+
+def check_jit(shape, mesh, reduces, **axes):
+    """No collective forward; backward, only the sum of the kernel's gradient over the batch's devices."""
+    conv, x, w, y, names = problem(shape)
+    mesh = jax.make_mesh(tuple(mesh.values()), tuple(mesh), axis_types=(AxisType.Auto,) * len(mesh))
+    of_x, of_w = (NamedSharding(mesh, spec) for spec in specs(names, **axes))
+    args = [jax.device_put(a, s) for a, s in ((x, of_x), (w, of_w), (y, of_x))]
+    forward, backward = check_planned(conv, *args[:2]), check_planned(gradients(conv), *args)
+    if reduces is not None:
+        assert collectives(forward) == {}, collectives(forward)
+        assert collectives(backward) == reduces, collectives(backward)
+    check_values(forward(*args[:2]), conv(x, w))
+    check_values(backward(*args), gradients(conv)(x, w, y))
+
+
+def check_shard_map(check_vma, **axes):
+    """Inside of shard_map each device plans its own shard; differentiated from outside and from inside."""
+    conv, x, w, y, names = problem("thin")
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    of_x, of_w = specs(names, **axes)
+    mapped = functools.partial(jax.shard_map, mesh=mesh, check_vma=check_vma)
+    sharded = mapped(conv, in_specs=(of_x, of_w), out_specs=of_x)
+    args = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in ((x, of_x), (w, of_w), (y, of_x))]
+    forward = check_planned(sharded, *args[:2])
+    assert collectives(forward) == {}
+    check_values(forward(*args[:2]), conv(x, w))
+    reduces = {"all-reduce": 1} if of_w == P(None, None, None, None) else {}
+    expected = gradients(conv)(x, w, y)
+
+    def inside(x, w, y):
+        dx, dw = gradients(conv)(x, w, y)
+        return dx, lax.psum(dw, "d") if reduces and not check_vma else dw  # with check_vma, JAX sums by itself
+
+    for f in (gradients(sharded), mapped(inside, in_specs=(of_x, of_w, of_x), out_specs=(of_x, of_w))):
+        backward = check_planned(f, *args)
+        assert collectives(backward) == reduces, collectives(backward)
+        check_values(backward(*args), expected)
+
+
+def check_explicit():
+    """Shardings in types: the result and the gradients have those that JAX's rules give them."""
+    conv, x, w, y, names = problem("thin")
+    of_x, of_w = specs(names, batch="d")
+    with jax.set_mesh(jax.make_mesh((8,), ("d",), axis_types=(AxisType.Explicit,))):
+        args = [jax.device_put(a, s) for a, s in ((x, of_x), (w, of_w), (y, of_x))]
+        forward, backward = check_planned(conv, *args[:2]), check_planned(gradients(conv), *args)
+        assert collectives(forward) == {} and collectives(backward) == {"all-reduce": 1}, collectives(backward)
+        out, (dx, dw) = forward(*args[:2]), backward(*args)
+        plain = jax.jit(gradients(conv))(*args)
+        assert [out.sharding.spec, dx.sharding, dw.sharding] == [of_x, plain[0].sharding, plain[1].sharding]
+        by_group = [jax.device_put(a, s) for a, s in zip((x, w), specs(names, groups="d"), strict=True)]
+        grouped = check_planned(functools.partial(conv, out_sharding=specs(names, groups="d")[0]), *by_group)
+        assert collectives(grouped) == {}, collectives(grouped)
+        grouped = grouped(*by_group)
+    check_values((out, grouped, dx, dw), (conv(x, w), conv(x, w), *gradients(conv)(x, w, y)))
+
+
+def check_explain():
+    """`explain` sees that arguments lie on several devices."""
+    conv, x, w, _, names = problem("wide")
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    args = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip((x, w), specs(names, groups="d"), strict=True)]
+    (entry,) = jgc.explain(jgc.accelerate(conv), *args).entries
+    assert ran(jax.jit(jgc.accelerate(conv)).lower(*args).as_text()) == [entry.plan.name]
+
+
+ALL = {"d": 8}
+GRID = {"a": 4, "b": 2}
+SUM = {"all-reduce": 1}
+CHECKS = {
+    "jit thin by batch": (check_jit, "thin", ALL, SUM, dict(batch="d")),
+    "jit thin by groups": (check_jit, "thin", ALL, {}, dict(groups="d")),
+    "jit thin by both": (check_jit, "thin", GRID, SUM, dict(batch="a", groups="b")),
+    "jit wide by batch": (check_jit, "wide", ALL, SUM, dict(batch="d")),
+    "jit wide by groups": (check_jit, "wide", ALL, {}, dict(groups="d")),
+    "jit depthwise by both": (check_jit, "depthwise", GRID, SUM, dict(batch="a", groups="b")),
+    "jit thin by height": (check_jit, "thin", ALL, None, dict(height="d")),
+    "jit wide by batch and height": (check_jit, "wide", GRID, None, dict(batch="a", height="b")),
+    "shard_map by batch": (check_shard_map, True, dict(batch="d")),
+    "shard_map by batch unchecked": (check_shard_map, False, dict(batch="d")),
+    "shard_map by groups": (check_shard_map, True, dict(groups="d")),
+    "explicit": (check_explicit, {}),
+    "explain": (check_explain, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def results():
+    """What each check found, by name: nothing if all is well."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    with python(__file__, "checks", env=environment) as process:
+        out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_eight_devices(name, results):
+    assert not results[name], results[name]
+
+
+def test_two_processes_agree_with_one():
+    """Two processes, joined by `jax.distributed`, train one step, each on its half of the batch."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
+    with contextlib.ExitStack() as stack:
+        two = [stack.enter_context(python(__file__, "process", address, str(i), env=environment)) for i in range(2)]
+        outputs = [process.communicate(timeout=300) for process in two]
+    assert [process.returncode for process in two] == [0, 0], outputs
+    for out, _ in outputs:
+        found = json.loads(out.splitlines()[-1])
+        np.testing.assert_allclose(found["loss"], float(loss(*problem("thin")[:3])), rtol=1e-5)
+        np.testing.assert_allclose(found["w"], step(*problem("thin")[:3])[1].ravel(), rtol=1e-4, atol=1e-5)
+        assert "native" not in found["ran"] and len(found["ran"]) == 2
+
+
+@contextlib.contextmanager
+def python(*args, env):
+    """A Python process that finds the library, and does not outlive the test."""
+    root = Path(__file__).parents[1]
+    env = env | {"PYTHONPATH": os.pathsep.join([str(root), env.get("PYTHONPATH", "")])}
+    with subprocess.Popen(
+        [sys.executable, *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def loss(conv, x, w):
+    return jnp.mean(jnp.sin(conv(x, w)))
+
+
+def step(conv, x, w):
+    """One step of gradient descent: the loss before it, and the new kernel."""
+    value, grad = jax.value_and_grad(functools.partial(loss, conv), 1)(x, w)
+    return value, w - grad
+
+
+def run_checks():
+    found = {}
+    for name, (check, *args, axes) in CHECKS.items():
+        try:
+            check(*args, **axes)
+            found[name] = ""
+        except Exception:
+            found[name] = traceback.format_exc()
+    print(json.dumps(found))
+
+
+def run_process(address, index):
+    jax.distributed.initialize(address, 2, int(index))
+    conv, x, w, _, names = problem("thin")
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+    of_x, of_w = (NamedSharding(mesh, spec) for spec in specs(names, batch="d"))
+    x = jax.make_array_from_process_local_data(of_x, x[8 * int(index) :][:8])
+    w = jax.make_array_from_process_local_data(of_w, w)
+    lowered = jax.jit(jgc.accelerate(functools.partial(step, conv)), out_shardings=(None, of_w)).lower(x, w)
+    value, new = lowered.compile()(x, w)
+    print(json.dumps({"loss": float(value), "w": np.asarray(new).ravel().tolist(), "ran": ran(lowered.as_text())}))
+
+
+if __name__ == "__main__":
+    {"checks": run_checks, "process": run_process}[sys.argv[1]](*sys.argv[2:])
