@@ -65,8 +65,11 @@ def choose(spec: ConvSpec, implementation: str, platform: str) -> Plan:
 
 
 def _thin_gradient(spec: ConvSpec) -> bool:
-    channels_minor = not spec.lhs_layout.endswith(spec.spatial)
-    return spec.short_output and spec.batch * spec.out_channels <= (1024 if channels_minor else 64)
+    channels = spec.batch * spec.out_channels
+    if not spec.lhs_layout.endswith(spec.spatial):  # channel-last
+        return spec.short_output and channels <= 1024
+    strided = any(d > 1 for d in spec.rhs_dilation)
+    return spec.short_output and channels <= (16 if strided else 64)
 
 
 def _thin(spec: ConvSpec) -> bool:
@@ -75,7 +78,7 @@ def _thin(spec: ConvSpec) -> bool:
 
 
 def _wide_gradient(spec: ConvSpec) -> bool:
-    return spec.short_output and spec.groups <= 16 and spec.batch * spec.out_channels >= 256
+    return spec.short_output and spec.batch * spec.out_channels >= 256 and (spec.groups <= 16 or spec.in_channels >= 4)
 
 
 # (applies, name, reason), of convolutions with several groups; benchmarks/run.py --lowerings measures what the bounds rest on.
@@ -85,7 +88,11 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "taps",
         "a weight gradient of thin groups (at most 8x8 channels, channel-last 32x32): sums over blocks of rows",
     ),
-    (_wide_gradient, "per_group", "a weight gradient of few wide groups: a dense convolution for each"),
+    (
+        _wide_gradient,
+        "per_group",
+        "a weight gradient of wide groups (at least 16x16 channels) that are few, or of several items: a dense convolution for each",
+    ),
     (
         lambda spec: spec.short_output and math.prod(spec.out_size) <= 49,
         "matmul",
