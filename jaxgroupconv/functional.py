@@ -10,9 +10,17 @@ import numpy as np
 from jax import Array, lax
 
 from jaxgroupconv.accelerate import accelerate, current
-
-LAYOUTS = ("NCW", "NCHW", "NCDHW", "NWC", "NHWC", "NDHWC")
-Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
+from jaxgroupconv.arguments import (
+    Padding,
+    as_operands,
+    as_pads,
+    check_bias,
+    check_count,
+    check_groups,
+    check_window,
+    parse_layout,
+    per_axis,
+)
 
 
 @functools.wraps(lax.conv_general_dilated)
@@ -42,8 +50,8 @@ def group_conv(
       b: the bias, (O,), or None.
       groups: G; None infers it as C // (w's input channels).
       stride: the window's steps, an int or one for each spatial axis.
-      padding: an int, one for each spatial axis, (low, high) pairs (negative ones crop), `"SAME"`, `"VALID"`, or, in one dimension,
-        `"CAUSAL"`, which pads the past only.
+      padding: an int, one for each spatial axis, (low, high) pairs (negative ones crop), `"SAME"`, `"VALID"`, or, in one
+        dimension, `"CAUSAL"`, which pads the past only.
       dilation: the distance of neighbouring kernel elements.
       layout: the layout of x and of the result.
       precision: as in `lax.conv_general_dilated`.
@@ -60,28 +68,28 @@ def group_conv(
       >>> jgc.group_conv(jnp.ones((1, 6, 8, 8)), jnp.ones((12, 2, 3, 3)), padding=1).shape  # three groups
       (1, 12, 8, 8)
     """
-    x, w, ndim, channel_last = _operands(x, w, layout)
+    x, w, ndim, channel_last = as_operands(x, w, layout)
     channels, where = x.shape[-1 if channel_last else 1], f"(x: {x.shape}, w: {w.shape}, layout {layout})"
     per_group, features = (w.shape[-2], w.shape[-1]) if channel_last else (w.shape[1], w.shape[0])
     if groups is None:
         if per_group == 0 or channels % per_group:
             raise ValueError(
-                f"`w` must have a number of input channels that divides the input's, but got {per_group} for {channels} {where}. "
-                f"Its layout is {'(*k, C/G, O)' if channel_last else '(O, C/G, *k)'}."
+                f"`w` must have a number of input channels that divides the input's, but got {per_group} for {channels} "
+                f"{where}. Its layout is {'(*k, C/G, O)' if channel_last else '(O, C/G, *k)'}."
             )
         groups = channels // per_group
-    _check_groups(groups, channels, features, x.shape, layout)
+    check_groups(groups, channels, features, x.shape, layout)
     if per_group * groups != channels:
         raise ValueError(
             f"`w` must have C/G = {channels // groups} input channels, but got {per_group} {where} with groups={groups}. "
             f"Its layout is {'(*k, C/G, O)' if channel_last else '(O, C/G, *k)'}."
         )
-    _check_bias(b, features, x)
+    check_bias(b, features, x)
     kernel = w.shape[:ndim] if channel_last else w.shape[2:]
-    strides, dilations = _per_axis("stride", stride, ndim, 1), _per_axis("dilation", dilation, ndim, 1)
+    strides, dilations = per_axis("stride", stride, ndim, 1), per_axis("dilation", dilation, ndim, 1)
     size = x.shape[1:-1] if channel_last else x.shape[2:]
-    pads = _pads(padding, size, kernel, strides, dilations)
-    _check_window(size, kernel, dilations, pads, where)
+    pads = as_pads(padding, size, kernel, strides, dilations)
+    check_window(size, kernel, dilations, pads, where)
     out = conv_general_dilated(
         x,
         w,
@@ -113,7 +121,8 @@ def group_conv_transpose(
     """Grouped transposed convolution: the gradient of `group_conv` with respect to its input, as an operator.
 
     The semantics are those of `torch.nn.functional.conv_transpose1d` to `3d`. The result's size is
-    (s - 1) * stride - (low + high) + dilation * (k - 1) + output_padding + 1. Zeros between input elements are never multiplied.
+    (s - 1) * stride - (low + high) + dilation * (k - 1) + output_padding + 1. Zeros between input elements are never
+    multiplied.
 
     Args:
       x: the input, (N, C, *s), or channel-last (N, *s, C).
@@ -139,7 +148,7 @@ def group_conv_transpose(
       >>> jgc.group_conv_transpose(jnp.ones((1, 6, 8, 8)), jnp.ones((6, 2, 2, 2)), groups=3, stride=2).shape
       (1, 6, 16, 16)
     """
-    x, w, ndim, channel_last = _operands(x, w, layout)
+    x, w, ndim, channel_last = as_operands(x, w, layout)
     groups = 1 if groups is None else groups
     channels, where = x.shape[-1 if channel_last else 1], f"(x: {x.shape}, w: {w.shape}, layout {layout})"
     w_channels, per_group = (w.shape[-1], w.shape[-2]) if channel_last else (w.shape[0], w.shape[1])
@@ -148,26 +157,26 @@ def group_conv_transpose(
             f"`w` must have the input's channels C = {channels}, but got {w_channels} {where}. "
             f"Its layout is {'(*k, O/G, C)' if channel_last else '(C, O/G, *k)'}."
         )
-    _check_groups(groups, channels, per_group * groups if isinstance(groups, (int, np.integer)) else 0, x.shape, layout)
-    _check_bias(b, per_group * groups, x)
+    check_groups(groups, channels, per_group * groups if isinstance(groups, (int, np.integer)) else 0, x.shape, layout)
+    check_bias(b, per_group * groups, x)
     kernel = w.shape[:ndim] if channel_last else w.shape[2:]
     size = x.shape[1:-1] if channel_last else x.shape[2:]
-    strides, dilations = _per_axis("stride", stride, ndim, 1), _per_axis("dilation", dilation, ndim, 1)
-    extra = _per_axis("output_padding", output_padding, ndim, 0)
+    strides, dilations = per_axis("stride", stride, ndim, 1), per_axis("dilation", dilation, ndim, 1)
+    extra = per_axis("output_padding", output_padding, ndim, 0)
     if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
         raise ValueError(
-            f"`output_padding` must be smaller than the stride or the dilation, but got {extra} for stride {strides} and dilation {dilations}."
+            f"`output_padding` must be smaller than the stride or the dilation, but got {extra} for stride {strides} and "
+            f"dilation {dilations}."
         )
     if isinstance(padding, str):
         raise ValueError(f"`padding` must be an int, ints or pairs for a transposed convolution, but got {padding!r}.")
-    cut = _pads(padding, size, kernel, strides, dilations)
+    cut = as_pads(padding, size, kernel, strides, dilations)
     full = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
     pads = [(f - lo, f - hi + e) for f, (lo, hi), e in zip(full, cut, extra, strict=True)]
     dilated = [(s - 1) * stride + 1 for s, stride in zip(size, strides, strict=True)]
     if any(s + lo + hi - f < 1 for s, (lo, hi), f in zip(dilated, pads, full, strict=True)):
-        raise ValueError(
-            f"`padding` must leave a result, but got {cut} for a full size of {[s + f for s, f in zip(dilated, full, strict=True)]} {where}."
-        )
+        sizes = [s + f for s, f in zip(dilated, full, strict=True)]
+        raise ValueError(f"`padding` must leave a result, but got {cut} for a full size of {sizes} {where}.")
     out = conv_general_dilated(
         x,
         _transposed_kernel(w, groups, ndim, channel_last),
@@ -231,99 +240,15 @@ def infer_shapes(
       Shapes(weight=(24, 3, 3, 3), bias=(24,), output=(1, 24, 254, 254))
     """
     x = jax.ShapeDtypeStruct(tuple(x_shape), np.float32)
-    ndim, channel_last = _parse_layout(x, layout)
-    kernel = _per_axis("kernel_size", kernel_size, ndim, 1)
+    ndim, channel_last = parse_layout(x, layout)
+    kernel = per_axis("kernel_size", kernel_size, ndim, 1)
     channels = x.shape[-1 if channel_last else 1]
-    _check_groups(groups, channels, features, x.shape, layout)
+    check_count("features", features, x.shape, layout)
+    check_groups(groups, channels, features, x.shape, layout)
     weight = (*kernel, channels // groups, features) if channel_last else (features, channels // groups, *kernel)
     conv = functools.partial(group_conv, groups=groups, stride=stride, padding=padding, dilation=dilation, layout=layout)
     w, b = (jax.ShapeDtypeStruct(shape, np.float32) for shape in (weight, (features,)))
     return Shapes(weight, (features,), jax.eval_shape(conv, x, w, b).shape)
-
-
-def _parse_layout(x: Any, layout: str) -> tuple[int, bool]:
-    if layout not in LAYOUTS:
-        raise ValueError(f"`layout` must be one of {', '.join(LAYOUTS)}, but got {layout!r}.")
-    if len(x.shape) != len(layout):
-        raise ValueError(f"`x` must have the axes of layout {layout}, but got shape {x.shape}. Give the `layout` of your data.")
-    return len(layout) - 2, layout[-1] == "C"
-
-
-def _operands(x: Any, w: Any, layout: str) -> tuple[Array, Array, int, bool]:
-    x, w = jnp.asarray(x), jnp.asarray(w)
-    ndim, channel_last = _parse_layout(x, layout)
-    if w.ndim != x.ndim:
-        raise ValueError(f"`w` must have as many axes as `x`, but got shapes {w.shape} and {x.shape} (layout {layout}).")
-    if w.dtype != x.dtype:
-        raise TypeError(f"`w` must have the dtype of `x`, but got {w.dtype} and {x.dtype}. Cast one of them.")
-    return x, w, ndim, channel_last
-
-
-def _check_groups(groups: Any, channels: int, features: int, x_shape: tuple[int, ...], layout: str) -> None:
-    if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)):
-        raise TypeError(f"`groups` must be an integer, but got {groups!r}.")
-    if groups < 1:
-        raise ValueError(f"`groups` must be at least 1, but got groups={groups} (x: {x_shape}, layout {layout}).")
-    for count, what in ((channels, "input"), (features, "output")):
-        if count % groups:
-            raise ValueError(
-                f"`groups` must divide both channel counts, but got groups={groups} for {count} {what} channels "
-                f"(x: {x_shape}, layout {layout})."
-            )
-
-
-def _check_bias(b: Any, features: int, x: Array) -> None:
-    if b is None:
-        return
-    if jnp.shape(b) != (features,):
-        raise ValueError(f"`b` must have shape ({features},), one number for each output channel, but got {jnp.shape(b)}.")
-    if jnp.asarray(b).dtype != x.dtype:
-        raise TypeError(f"`b` must have the dtype of `x`, but got {jnp.asarray(b).dtype} and {x.dtype}. Cast it.")
-
-
-def _check_window(size: Sequence[int], kernel: Sequence[int], dilations: Sequence[int], pads: Any, where: str) -> None:
-    for s, k, d, (low, high) in zip(size, kernel, dilations, pads, strict=True):
-        if isinstance(s, int) and s + low + high < d * (k - 1) + 1:
-            raise ValueError(
-                f"`w` must not be larger than the padded input, but got a kernel of {d * (k - 1) + 1} (dilation included) "
-                f"for a size of {s + low + high} {where}. Pad the input or reduce the dilation."
-            )
-
-
-def _per_axis(name: str, value: Any, ndim: int, least: int) -> tuple[int, ...]:
-    values = (value,) * ndim if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else value
-    if not isinstance(values, Sequence) or isinstance(values, str) or not all(isinstance(v, (int, np.integer)) for v in values):
-        raise TypeError(f"`{name}` must be an integer or a sequence of integers, but got {value!r}.")
-    if len(values) != ndim:
-        raise ValueError(f"`{name}` must have one number for each of the {ndim} spatial axes, but got {value!r}.")
-    if any(v < least for v in values):
-        raise ValueError(f"`{name}` must be at least {least}, but got {value!r}.")
-    return tuple(int(v) for v in values)
-
-
-def _pads(padding: Any, size: Any, kernel: Any, strides: Any, dilations: Any) -> list[tuple[int, int]]:
-    """Any form of padding as (low, high) pairs."""
-    ndim = len(kernel)
-    if isinstance(padding, str):
-        reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
-        if padding == "CAUSAL":
-            if ndim != 1:
-                raise ValueError(
-                    f"`padding` must be pairs in {ndim} dimensions, but got 'CAUSAL', which has a meaning in one only."
-                )
-            return [(reach[0] - 1, 0)]
-        if padding not in ("SAME", "VALID"):
-            raise ValueError(f"`padding` must be 'SAME', 'VALID', 'CAUSAL', integers or pairs, but got {padding!r}.")
-        return [(int(lo), int(hi)) for lo, hi in lax.padtype_to_pads(size, reach, strides, padding)]
-    values = [padding] * ndim if isinstance(padding, (int, np.integer)) and not isinstance(padding, bool) else padding
-    if not isinstance(values, Sequence):
-        raise TypeError(f"`padding` must be an integer, integers, pairs or a word, but got {padding!r}.")
-    pairs = [(v, v) if isinstance(v, (int, np.integer)) else tuple(v) if isinstance(v, Sequence) else (v,) for v in values]
-    if not all(isinstance(p, (int, np.integer)) for pair in pairs for p in pair):
-        raise TypeError(f"`padding` must be an integer, integers, pairs or a word, but got {padding!r}.")
-    if len(pairs) != ndim or any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"`padding` must have one number or pair for each of the {ndim} spatial axes, but got {padding!r}.")
-    return [(int(lo), int(hi)) for lo, hi in pairs]
 
 
 def _dimension_numbers(ndim: int, channel_last: bool) -> tuple[str, str, str]:
