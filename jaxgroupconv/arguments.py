@@ -97,4 +97,4 @@ def as_pads(padding: Any, size: Any, kernel: Any, strides: Any, dilations: Any) 
         raise TypeError(f"`padding` must be an integer, integers, pairs or a word, but got {padding!r}.")
     if len(pairs) != ndim or any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"`padding` must have one number or pair for each of the {ndim} spatial axes, but got {padding!r}.")
-    return [(int(lo), int(hi)) for lo, hi in pairs]
+    return [(int(pair[0]), int(pair[-1])) for pair in pairs]

@@ -1,0 +1,151 @@
+"""What the mark does: a program's convolutions are lowered as planned, forward and backward; no other program changes."""
+
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from cases import CASES
+from inspecting import ran
+from jax import lax
+
+import jaxgroupconv as jgc
+from jaxgroupconv import LOWERINGS
+
+X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 8, 8)), jnp.float32)
+W = jnp.asarray(np.random.default_rng(1).standard_normal((6, 2, 3, 3)), jnp.float32)
+
+
+def conv(x, w, padding="SAME"):
+    return lax.conv_general_dilated(x, w, (1, 1), padding, feature_group_count=x.shape[1] // w.shape[1])
+
+
+def gradients(x, w):
+    return jax.grad(lambda x, w: (conv(x, w) ** 2).sum(), (0, 1))(x, w)
+
+
+def text(function, *args):
+    return jax.jit(function).lower(*args).as_text()
+
+
+def names(function, *args, platform="cpu"):
+    return [entry.plan.name for entry in jgc.explain(function, *args, platform=platform).entries]
+
+
+def test_each_lowering_runs_when_it_is_asked_for():
+    for name in LOWERINGS:
+        case = next(
+            case for case in CASES if LOWERINGS[name].why_not(case.spec) is None and not case.spec.lhs_dtype.itemsize > 4
+        )
+        with jgc.accelerate(name):
+            lowered = text(lambda x, w, case=case: lax.conv_general_dilated(x, w, **case.params), *case.arrays())
+        assert ran(lowered) == [name]
+
+
+@pytest.mark.parametrize("name", [name for name in LOWERINGS if name != "feature_groups"])
+def test_a_forced_lowering_runs_forward_and_backward(name):
+    assert ran(text(jgc.accelerate(name)(conv), X, W)) == [name]
+    assert ran(text(jgc.accelerate(name)(gradients), X, W)) == [name] * 3
+
+
+def test_the_planned_lowerings_run_forward_and_backward():
+    planned = jgc.accelerate(gradients)
+    expected = names(planned, X, W)
+    assert ran(text(planned, X, W)) == expected
+    assert len(expected) == 3 and "native" not in expected
+    for actual, lax_s in zip(jax.jit(planned)(X, W), gradients(X, W), strict=True):
+        np.testing.assert_allclose(actual, lax_s, rtol=1e-4, atol=1e-3)
+
+
+def test_the_functions_of_this_package_are_marked():
+    assert ran(text(jgc.group_conv, X, W)) == names(jgc.group_conv, X, W) == ["taps"]
+    transposed = text(lambda x, w: jgc.group_conv_transpose(x, w, groups=3), X, W)
+    assert ran(transposed) == ["taps"]
+    drop_in = text(lambda x, w: jgc.conv_general_dilated(x, w, (1, 1), "SAME", feature_group_count=3), X, W)
+    assert ran(drop_in) == ["taps"]
+
+
+@pytest.mark.parametrize("name", ["native", "matmul"])
+def test_a_scope_also_holds_for_the_functions_of_this_package(name):
+    assert ran(text(jgc.accelerate(name)(jgc.group_conv), X, W)) == [name]
+
+
+def test_dense_convolutions_stay_lax_s():
+    marked, unmarked = text(jgc.accelerate(conv), X, jnp.ones((8, 6, 3, 3))), text(conv, X, jnp.ones((8, 6, 3, 3)))
+    assert ran(marked) == ["native"]
+    assert without_mark(marked) == unmarked
+
+
+def without_mark(program):
+    return program.replace('mhlo.frontend_attributes = {jaxgroupconv = "auto"}, ', "")
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
+def test_other_platforms_keep_lax_s_lowering(platform):
+    for marked in (jgc.accelerate(conv), jgc.accelerate(gradients)):
+        program = jax.jit(marked).trace(X, W).lower(lowering_platforms=(platform,)).as_text()
+        assert set(ran(program)) == set(names(marked, X, W, platform=platform)) == {"native"}
+
+
+UNMARKED = """
+import sys
+import jax, jax.numpy as jnp
+from jax import lax
+if sys.argv[1] == "with":
+    import jaxgroupconv
+    jaxgroupconv.group_conv(jnp.ones((1, 2, 4, 4)), jnp.ones((2, 1, 3, 3)))
+def loss(x, w):
+    y = lax.conv_general_dilated(x, w, (2, 1), "SAME", feature_group_count=3)
+    return (lax.conv_general_dilated(y, w[:, :1], (1, 1), [(-1, 2), (4, 0)], feature_group_count=6) ** 2).sum()
+lowered = jax.jit(jax.grad(loss, (0, 1))).lower(jnp.ones((2, 6, 8, 8)), jnp.ones((6, 2, 3, 3)))
+print(lowered.as_text())
+print(lowered.compile().as_text())
+"""
+
+
+def test_unmarked_programs_compile_to_exactly_lax_s_code():
+    """With the package imported and used, and without it: the same StableHLO and the same compiled program."""
+    run = [
+        subprocess.run([sys.executable, "-c", UNMARKED, word], capture_output=True, text=True, check=True).stdout
+        for word in ("with", "without")
+    ]
+    assert "stablehlo.convolution" in run[0] and "ENTRY" in run[0]
+    assert run[0] == run[1]
+
+
+def test_negative_padding_is_right_under_native():
+    """JAX 0.10.2 reads memory that is not the input's here."""
+    x, w, padding = X[:, :, :4, :4], W, ((-1, 1), (-2, 3))
+    numbers = lax.conv_dimension_numbers(x.shape, w.shape, ("NCHW", "OIHW", "NCHW"))
+    ones = dict(window_strides=(1, 1), lhs_dilation=(1, 1), rhs_dilation=(1, 1))
+    expected = oracle.conv(x, w, padding=padding, dimension_numbers=numbers, feature_group_count=3, **ones)
+    marked = jgc.accelerate("native")(lambda x, w: conv(x, w, padding))
+    np.testing.assert_allclose(jax.jit(marked)(x, w), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_of_a_forward_that_pads_beyond_its_kernel():
+    """Their padding is negative. Every kernel element meets every input element, so the gradients of the sum are sums."""
+    x, w = X, W[:, :, :2, :2]
+    marked = jgc.accelerate("native")(lambda x, w: conv(x, w, ((3, 3), (2, 4))).sum())
+    dx, dw = jax.jit(jax.grad(marked, (0, 1)))(x, w)
+    sums = np.asarray(x).sum((0, 2, 3)).reshape(3, 1, 2, 1, 1)
+    np.testing.assert_allclose(dw.reshape(3, 2, 2, 2, 2), np.broadcast_to(sums, (3, 2, 2, 2, 2)), rtol=1e-4, atol=1e-4)
+    sums = np.asarray(w).reshape(3, 2, 2, 4).sum((1, 3)).reshape(1, 6, 1, 1)
+    np.testing.assert_allclose(dx, np.broadcast_to(sums, x.shape), rtol=1e-4, atol=1e-4)
+
+
+def test_enable_and_disable():
+    program = jax.jit(conv)
+    assert ran(program.lower(X, W).as_text()) == ["native"]
+    try:
+        jgc.enable()
+        assert ran(program.lower(X, W).as_text()) == ["taps"]
+        jgc.enable("matmul")
+        assert ran(program.lower(X, W).as_text()) == ["matmul"]
+    finally:
+        jgc.disable()
+    assert ran(program.lower(X, W).as_text()) == ["native"]
