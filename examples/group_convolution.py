@@ -1,7 +1,7 @@
 """Group convolution, from standard convolution to shape inference to speed: a notebook about MXNet, retold in JAX.
 
-    python examples/group_convolution.py            # everything, about a minute
-    python examples/group_convolution.py --quick    # without the timings
+python examples/group_convolution.py            # everything, about a minute
+python examples/group_convolution.py --quick    # without the timings
 """
 
 import argparse
@@ -74,10 +74,10 @@ def fastest(functions: dict[str, Callable], *args: jax.Array, rounds: int = 5) -
     return {name: 1e3 * seconds for name, seconds in best.items()}
 
 
-def compare_speed(num_group: int) -> dict[str, dict[str, float]]:
+def compare_speed(num_group: int, size: int = 256) -> dict[str, dict[str, float]]:
     """Forward pass and gradients of the notebook's convolution, planned here and by lax's own lowering, in milliseconds."""
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((1, 6, 256, 256)), jnp.float32)
+    x = jnp.asarray(rng.standard_normal((1, 6, size, size)), jnp.float32)
     w = jnp.asarray(rng.standard_normal((24, 6 // num_group, 3, 3)), jnp.float32)
 
     def forward(x, w):

@@ -91,7 +91,7 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _wide_gradient,
         "per_group",
-        "a weight gradient of wide groups (at least 16x16 channels) that are few, or of several items: a dense convolution for each",
+        "a weight gradient of wide groups (16x16 channels) that are few, or of several items: a dense convolution for each",
     ),
     (
         lambda spec: spec.short_output and math.prod(spec.out_size) <= 49,
