@@ -11,17 +11,22 @@ LAYOUTS = ("NCW", "NCHW", "NCDHW", "NWC", "NHWC", "NDHWC")
 Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
 
 
-def parse_layout(x: Any, layout: str) -> tuple[int, bool]:
+def parse_layout(layout: str) -> tuple[int, bool]:
+    """The number of spatial axes, and whether the channels are last."""
     if layout not in LAYOUTS:
         raise ValueError(f"`layout` must be one of {', '.join(LAYOUTS)}, but got {layout!r}.")
+    return len(layout) - 2, layout[-1] == "C"
+
+
+def check_rank(x: Any, layout: str) -> None:
     if len(x.shape) != len(layout):
         raise ValueError(f"`x` must have the axes of layout {layout}, but got shape {x.shape}. Give the `layout` of your data.")
-    return len(layout) - 2, layout[-1] == "C"
 
 
 def as_operands(x: Any, w: Any, layout: str) -> tuple[Array, Array, int, bool]:
     x, w = jnp.asarray(x), jnp.asarray(w)
-    ndim, channel_last = parse_layout(x, layout)
+    ndim, channel_last = parse_layout(layout)
+    check_rank(x, layout)
     if w.ndim != x.ndim:
         raise ValueError(f"`w` must have as many axes as `x`, but got shapes {w.shape} and {x.shape} (layout {layout}).")
     if w.dtype != x.dtype:
@@ -29,20 +34,19 @@ def as_operands(x: Any, w: Any, layout: str) -> tuple[Array, Array, int, bool]:
     return x, w, ndim, channel_last
 
 
-def check_count(name: str, count: Any, x_shape: tuple[int, ...], layout: str) -> None:
+def check_count(name: str, count: Any, where: str) -> None:
     if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
         raise TypeError(f"`{name}` must be an integer, but got {count!r}.")
     if count < 1:
-        raise ValueError(f"`{name}` must be at least 1, but got {name}={count} (x: {x_shape}, layout {layout}).")
+        raise ValueError(f"`{name}` must be at least 1, but got {name}={count} {where}.")
 
 
-def check_groups(groups: Any, channels: int, features: int, x_shape: tuple[int, ...], layout: str) -> None:
-    check_count("groups", groups, x_shape, layout)
+def check_groups(groups: Any, channels: int, features: int, where: str) -> None:
+    check_count("groups", groups, where)
     for count, what in ((channels, "input"), (features, "output")):
         if count % groups:
             raise ValueError(
-                f"`groups` must divide both channel counts, but got groups={groups} for {count} {what} channels "
-                f"(x: {x_shape}, layout {layout})."
+                f"`groups` must divide both channel counts, but got groups={groups} for {count} {what} channels {where}."
             )
 
 

@@ -17,6 +17,7 @@ from jaxgroupconv.arguments import (
     check_bias,
     check_count,
     check_groups,
+    check_rank,
     check_window,
     parse_layout,
     per_axis,
@@ -78,7 +79,7 @@ def group_conv(
                 f"{where}. Its layout is {'(*k, C/G, O)' if channel_last else '(O, C/G, *k)'}."
             )
         groups = channels // per_group
-    check_groups(groups, channels, features, x.shape, layout)
+    check_groups(groups, channels, features, f"(x: {x.shape}, layout {layout})")
     if per_group * groups != channels:
         raise ValueError(
             f"`w` must have C/G = {channels // groups} input channels, but got {per_group} {where} with groups={groups}. "
@@ -157,7 +158,7 @@ def group_conv_transpose(
             f"`w` must have the input's channels C = {channels}, but got {w_channels} {where}. "
             f"Its layout is {'(*k, O/G, C)' if channel_last else '(C, O/G, *k)'}."
         )
-    check_groups(groups, channels, per_group * groups if isinstance(groups, (int, np.integer)) else 0, x.shape, layout)
+    check_groups(groups, channels, 0, f"(x: {x.shape}, layout {layout})")  # O is a multiple of G by its making
     check_bias(b, per_group * groups, x)
     kernel = w.shape[:ndim] if channel_last else w.shape[2:]
     size = x.shape[1:-1] if channel_last else x.shape[2:]
@@ -240,11 +241,13 @@ def infer_shapes(
       Shapes(weight=(24, 3, 3, 3), bias=(24,), output=(1, 24, 254, 254))
     """
     x = jax.ShapeDtypeStruct(tuple(x_shape), np.float32)
-    ndim, channel_last = parse_layout(x, layout)
+    ndim, channel_last = parse_layout(layout)
+    check_rank(x, layout)
     kernel = per_axis("kernel_size", kernel_size, ndim, 1)
     channels = x.shape[-1 if channel_last else 1]
-    check_count("features", features, x.shape, layout)
-    check_groups(groups, channels, features, x.shape, layout)
+    where = f"(x: {x.shape}, layout {layout})"
+    check_count("features", features, where)
+    check_groups(groups, channels, features, where)
     weight = (*kernel, channels // groups, features) if channel_last else (features, channels // groups, *kernel)
     conv = functools.partial(group_conv, groups=groups, stride=stride, padding=padding, dilation=dilation, layout=layout)
     w, b = (jax.ShapeDtypeStruct(shape, np.float32) for shape in (weight, (features,)))

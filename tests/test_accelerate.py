@@ -1,6 +1,5 @@
 """What the mark does: a program's convolutions are lowered as planned, forward and backward; no other program changes."""
 
-import re
 import subprocess
 import sys
 
