@@ -177,7 +177,7 @@ def _rule(mlir: Any, platform: str) -> Callable[..., Any]:
         if mesh is not None and jax.sharding.AxisType.Explicit in getattr(mesh, "axis_types", ()):
             function = jax.sharding.auto_axes(function, out_sharding=out.sharding)
         if getattr(ctx.module_context.axis_context, "manual_axes", ()):  # the lowering need not prove what varies over them
-            ctx = ctx.replace(avals_in=[jax.core.ShapedArray(aval.shape, aval.dtype) for aval in (x, w)])
+            ctx = ctx.replace(avals_in=[type(aval)(aval.shape, aval.dtype) for aval in (x, w)])
         _thread.lowering = True
         try:
             return mlir.lower_fun(function, multiple_results=False)(ctx, lhs, rhs)
@@ -224,7 +224,6 @@ def _check(mlir: Any, set_mark: Callable[..., Any]) -> None:
         (mlir, "register_lowering"),
         (jax.sharding, "auto_axes"),
         (jax.sharding, "AxisType"),
-        (jax.core, "ShapedArray"),
         (mlir.LoweringRuleContext, "replace"),
     ):
         getattr(owner, name)

@@ -1,6 +1,10 @@
 """What a lowered program computes its convolutions with."""
 
+import contextlib
+import importlib
 import re
+
+import pytest
 
 
 def ran(text):
@@ -16,3 +20,18 @@ def outside(text):
     """The text without the planned lowerings' functions."""
     functions = re.split(r"\n(?=\s*func\.func)", text)
     return "\n".join(f for f in functions if not re.match(r"\s*func\.func \w* ?@jaxgroupconv_", f))
+
+
+@contextlib.contextmanager
+def recorded():
+    """The (spec, lowering) of each equation that is planned meanwhile, for programs whose text is out of reach."""
+    module, found = importlib.import_module("jaxgroupconv.accelerate"), []
+
+    def chosen(spec, *args, original=module.chosen):
+        plan = original(spec, *args)
+        found.append((spec, plan.name))
+        return plan
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "chosen", chosen)
+        yield found

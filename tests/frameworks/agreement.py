@@ -1,0 +1,29 @@
+"""A framework's program, unmodified, with the library and without."""
+
+import jax
+import numpy as np
+from inspecting import recorded
+
+import jaxgroupconv as jgc
+
+
+def agree(program, *, grouped, rtol=1e-4):
+    """Runs a program without the library and under `jgc.enable()`.
+
+    Its results, a tree of arrays, must agree to rounding, and at least `grouped` different grouped convolutions must have been
+    planned, none of them as lax's own.
+    """
+    expected = jax.tree.map(np.asarray, program())
+    with recorded() as plans:
+        jgc.enable()
+        try:
+            got = jax.tree.map(np.asarray, program())
+        finally:
+            jgc.disable()
+    found = {f"{name}: {spec}" for spec, name in plans if spec.groups > 1}
+    assert len(found) >= grouped, found
+    assert not any(plan.startswith("native") for plan in found), found
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * (np.abs(b).max(initial=0) + 1e-3))

@@ -1,0 +1,49 @@
+"""Keras 3 on JAX: fit, predict, its grouped layers, and a network of keras.applications."""
+
+import jax.numpy as jnp
+import keras
+import numpy as np
+from agreement import agree
+from keras import layers
+
+
+def images(*shape):
+    return np.sin(np.arange(np.prod(shape), dtype=np.float32)).reshape(shape)
+
+
+def test_fit_and_predict():
+    def train():
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                layers.Input((8, 8, 8)),
+                layers.Conv2D(16, 3, groups=4, padding="same"),
+                layers.BatchNormalization(),
+                layers.ReLU(),
+                layers.Dropout(0.1),
+                layers.DepthwiseConv2D(3, depth_multiplier=2),
+                layers.SeparableConv2D(8, 3, strides=2, padding="same"),
+                layers.Reshape((9, 8)),
+                layers.DepthwiseConv1D(3),
+                layers.GlobalAveragePooling1D(),
+                layers.Dense(3),
+            ]
+        )
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        history = model.fit(images(16, 8, 8, 8), np.arange(16) % 3, batch_size=8, epochs=2, verbose=0, shuffle=False)
+        return (
+            history.history["loss"],
+            [jnp.array(v.value) for v in model.weights],
+            model.predict(images(8, 8, 8, 8), verbose=0),
+        )
+
+    agree(train, grouped=6, rtol=1e-3)
+
+
+def test_an_application():
+    def run():
+        keras.utils.set_random_seed(0)
+        model = keras.applications.MobileNet((32, 32, 3), alpha=0.25, weights=None, classes=5)
+        return model.predict(images(2, 32, 32, 3), verbose=0)
+
+    agree(run, grouped=5)
