@@ -1,6 +1,6 @@
 """Grouped convolution in JAX at the speed of hand-written kernels."""
 
-from jaxgroupconv import mxnet
+from jaxgroupconv import mxnet, nn, weights
 from jaxgroupconv.accelerate import accelerate, disable, enable
 from jaxgroupconv.explain import Entry, Explanation, explain
 from jaxgroupconv.functional import Shapes, conv_general_dilated, group_conv, group_conv_transpose, infer_shapes
@@ -27,5 +27,7 @@ __all__ = [
     "group_conv_transpose",
     "infer_shapes",
     "mxnet",
+    "nn",
     "plan",
+    "weights",
 ]

@@ -79,19 +79,21 @@ def per_axis(name: str, value: Any, ndim: int, least: int) -> tuple[int, ...]:
     return tuple(int(v) for v in values)
 
 
+def check_word(padding: str, ndim: int) -> None:
+    if padding not in ("SAME", "VALID", "CAUSAL"):
+        raise ValueError(f"`padding` must be 'SAME', 'VALID', 'CAUSAL', integers or pairs, but got {padding!r}.")
+    if padding == "CAUSAL" and ndim != 1:
+        raise ValueError(f"`padding` must be pairs in {ndim} dimensions, but got 'CAUSAL', which has a meaning in one only.")
+
+
 def as_pads(padding: Any, size: Any, kernel: Any, strides: Any, dilations: Any) -> list[tuple[int, int]]:
     """Any form of padding as (low, high) pairs."""
     ndim = len(kernel)
     if isinstance(padding, str):
+        check_word(padding, ndim)
         reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
         if padding == "CAUSAL":
-            if ndim != 1:
-                raise ValueError(
-                    f"`padding` must be pairs in {ndim} dimensions, but got 'CAUSAL', which has a meaning in one only."
-                )
             return [(reach[0] - 1, 0)]
-        if padding not in ("SAME", "VALID"):
-            raise ValueError(f"`padding` must be 'SAME', 'VALID', 'CAUSAL', integers or pairs, but got {padding!r}.")
         return [(int(lo), int(hi)) for lo, hi in lax.padtype_to_pads(size, reach, strides, padding)]
     values = [padding] * ndim if isinstance(padding, (int, np.integer)) and not isinstance(padding, bool) else padding
     if not isinstance(values, Sequence):
