@@ -66,6 +66,8 @@ def choose(spec: ConvSpec, implementation: str, platform: str) -> Plan:
 
 def _thin_gradient(spec: ConvSpec) -> bool:
     channels = spec.batch * spec.out_channels
+    if math.prod(spec.out_size) == 1:
+        return spec.short_output and channels <= 16
     if not spec.lhs_layout.endswith(spec.spatial):  # channel-last
         return spec.short_output and channels <= 1024
     strided = any(d > 1 for d in spec.rhs_dilation)
@@ -74,11 +76,12 @@ def _thin_gradient(spec: ConvSpec) -> bool:
 
 def _thin(spec: ConvSpec) -> bool:
     channels_minor = not spec.lhs_layout.endswith(spec.spatial)
-    return not spec.short_output and spec.in_channels <= (8 if channels_minor else 15)
+    return not spec.short_output and spec.in_channels <= (16 if channels_minor else 12)
 
 
 def _wide_gradient(spec: ConvSpec) -> bool:
-    return spec.short_output and spec.batch * spec.out_channels >= 256 and (spec.groups <= 16 or spec.in_channels >= 4)
+    dense = spec.short_output and math.prod(spec.out_size) > 1 and all(d == 1 for d in spec.lhs_dilation)
+    return dense and spec.batch * spec.out_channels >= 256 and (spec.groups <= 16 or spec.in_channels >= 4)
 
 
 # (applies, name, reason), of convolutions with several groups; benchmarks/run.py --lowerings measures what the bounds rest on.
@@ -108,7 +111,7 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "matmul",
         "a kernel of size one and at least 8 channels a group: matrix products over the groups",
     ),
-    (_thin, "taps", "thin groups (at most 15 channels, channel-last 8): sums over the kernel's taps"),
+    (_thin, "taps", "thin groups (at most 12 channels, channel-last 16): sums over the kernel's taps"),
     (lambda spec: True, "per_group", "wider groups: a dense convolution for each"),
 )
 

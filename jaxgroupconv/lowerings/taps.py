@@ -5,6 +5,7 @@ multiply-add. It compiles a reduction into a scalar loop: so rows are added up e
 is a product with ones, which is a vector loop again.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from jax import Array, lax
 from jaxgroupconv.lowerings.geometry import align, by_phase, pad, spatial_slices, take
 from jaxgroupconv.spec import ConvSpec
 
-MAX_TERMS = 128  # unrolled terms of one sum; beyond, XLA's fused loop degrades and compiles slowly
-MAX_SUMS = 1024  # sums of a loop over kernel rows, or output positions of a weight gradient
+MAX_TERMS = 64  # unrolled terms of one sum; beyond, XLA's fused loop degrades and compiles slowly
+LOOP_TERMS = 16  # least terms of one iteration: with fewer uses XLA does not keep the slices, but slices again in every term
+MAX_ROW_TERMS = 128  # of one kernel row, which is never split
+MAX_SUMS = 1024  # output positions of a weight gradient
 ROW_TERMS = 8  # products added up elementwise before a reduction
 MAX_SUM_TERMS = 256  # unrolled products of all output positions; beyond, a loop over the output's rows
 CACHE_BYTES = 1 << 20  # operands that one iteration over c works on
@@ -27,10 +30,9 @@ def why_not(spec: ConvSpec) -> str | None:
     if spec.short_output:
         positions = math.prod(spec.out_size)
         return None if positions <= MAX_SUMS else f"{positions} output positions exceed {MAX_SUMS}"
-    if (row := spec.in_channels * spec.window[-1]) > MAX_TERMS:
-        return f"{row} terms (channels of a group times kernel columns) exceed {MAX_TERMS}"
-    if (rows := math.prod(spec.window[:-1])) > MAX_SUMS:
-        return f"{rows} kernel rows exceed {MAX_SUMS}"
+    row = math.prod(spec.window[1:]) if spec.ndim > 1 else spec.in_channels * spec.window[0]
+    if row > MAX_ROW_TERMS:
+        return f"{row} terms in a row of the kernel exceed {MAX_ROW_TERMS}"
     return None
 
 
@@ -40,31 +42,42 @@ def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         return by_phase(lower, spec, lhs, rhs)
     lhs, rhs = spec.split(lhs, rhs)
     lhs, rhs = pad(spec, lhs).astype(spec.compute_dtype), rhs.astype(spec.compute_dtype)
-    out = _over_outputs(spec, lhs, rhs) if spec.short_output else _over_taps(spec, lhs, rhs)
+    if spec.short_output:
+        out = _over_outputs(spec, lhs, rhs)
+    else:  # the weights of one term lie together, as the result needs them
+        relaid = dataclasses.replace(spec, rhs_layout=spec.spatial + "c" + "".join(a for a in spec.out_layout if a in "go"))
+        rhs = lax.optimization_barrier(align(rhs, spec.rhs_layout, relaid.rhs_layout))
+        out = _over_taps(relaid, lhs, rhs)
     return out.astype(spec.out_dtype).reshape(spec.out_shape)
 
 
 def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """All taps in one sum, or, where they are too many, a loop over the kernel's rows."""
-    if spec.in_channels * math.prod(spec.window) <= MAX_TERMS:
-        rows = itertools.product(*map(range, spec.window[:-1]))
-        return _sum([term for row in rows for term in _row_terms(spec, lhs, rhs, row)])
+    """All taps in one sum, or, where they are too many, a loop over some rows of the kernel and some channels at a time."""
 
-    first = spec.lhs_layout.index("0")
-    reach = (spec.out_size[0] - 1) * spec.strides[0] + 1
+    def terms(x: Array, w: Array, rows: range) -> list[Array]:
+        every = itertools.product(*([rows] if spec.ndim > 1 else []), *map(range, spec.window[1:-1]))
+        return [term for row in every for term in _row_terms(spec, x, w, row)]
 
-    rest = list(itertools.product(*map(range, spec.window[1:-1])))
+    height, channels = spec.window[0], spec.in_channels
+    if channels * math.prod(spec.window) <= MAX_TERMS or spec.ndim == 1:
+        return _sum(terms(lhs, rhs, range(height)))
 
-    def fetch(k) -> tuple[Array, Array]:
-        x = lax.dynamic_slice_in_dim(lhs, k * spec.rhs_dilation[0], reach, first)
-        return x, lax.dynamic_slice_in_dim(rhs, k, 1, spec.rhs_layout.index("0"))
+    in_row = math.prod(spec.window[1:])
+    part = next(c for c in range(1, channels + 1) if channels % c == 0 and (c * in_row >= LOOP_TERMS or c == channels))
+    count = min(height, -(-LOOP_TERMS // (part * in_row)))
+    reach = (spec.out_size[0] - 1) * spec.strides[0] + (count - 1) * spec.rhs_dilation[0] + 1
+    loops, rest = divmod(height, count)
 
-    def add_row(k, out: Array, x: Array, w: Array) -> Array:
-        return _sum([out, *(term for row in rest for term in _row_terms(spec, x, w, (0, *row)))])
+    def fetch(i) -> tuple[Array, Array]:
+        c, row = i // loops * part, i % loops * count
+        x = lax.dynamic_slice_in_dim(lhs, c, part, spec.lhs_layout.index("c"))
+        w = lax.dynamic_slice_in_dim(rhs, c, part, spec.rhs_layout.index("c"))
+        x = lax.dynamic_slice_in_dim(x, row * spec.rhs_dilation[0], reach, spec.lhs_layout.index("0"))
+        return x, lax.dynamic_slice_in_dim(w, row, count, spec.rhs_layout.index("0"))
 
-    return _loop(
-        spec, spec.window[0], fetch, add_row, jnp.zeros(spec.shape(spec.out_layout, spec.out_size), spec.compute_dtype)
-    )
+    zeros = jnp.zeros(spec.shape(spec.out_layout, spec.out_size), spec.compute_dtype)
+    out = _loop(spec, channels // part * loops, fetch, lambda _, out, x, w: _sum([out, *terms(x, w, range(count))]), zeros)
+    return _sum([out, *terms(lhs, rhs, range(height - rest, height))])
 
 
 def _row_terms(spec: ConvSpec, lhs: Array, rhs: Array, row: tuple[int, ...]) -> list[Array]:
@@ -72,7 +85,7 @@ def _row_terms(spec: ConvSpec, lhs: Array, rhs: Array, row: tuple[int, ...]) -> 
     terms = []
     x_axes = spec.lhs_layout.replace("c", "")
     w_axes = "".join(axis for axis in spec.rhs_layout if axis in "go")
-    for column, c in itertools.product(range(spec.window[-1]), range(spec.in_channels)):
+    for column, c in itertools.product(range(spec.window[-1]), range(lhs.shape[spec.lhs_layout.index("c")])):
         tap = (*row, column)
         starts = [k * d for k, d in zip(tap, spec.rhs_dilation, strict=True)]
         x = take(lhs, spec.lhs_layout, c=c, **spatial_slices(starts, spec.out_size, spec.strides))
