@@ -47,7 +47,7 @@ def test_training():
         return optax.apply_updates(params, updates), state, moments, value
 
     def train():
-        state = dict(net.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X))
+        state = dict(jax.jit(net.init)({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X))
         params = state.pop("params")
         moments, values = optimizer.init(params), []
         for key in jax.random.split(jax.random.key(2), 3):

@@ -23,7 +23,7 @@ def test_training_with_state():
         return jnp.mean(out**2), state
 
     def train():
-        params, state = transformed.init(jax.random.key(0), X)
+        params, state = jax.jit(transformed.init)(jax.random.key(0), X)
         step = jax.jit(jax.value_and_grad(loss, has_aux=True))
         for _ in range(2):
             (value, state), grads = step(params, state)

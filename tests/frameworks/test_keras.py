@@ -3,8 +3,11 @@
 import jax.numpy as jnp
 import keras
 import numpy as np
+import pytest
 from agreement import agree
 from keras import layers
+
+pytestmark = pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64:UserWarning")  # Keras asks JAX 0.12 for it
 
 
 def images(*shape):
