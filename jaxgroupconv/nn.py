@@ -65,8 +65,9 @@ class GroupConv:
     ) -> "GroupConv":
         """A layer with random weights.
 
-        They are drawn from a truncated normal distribution with mean 0 and variance 1 / fan_in, as Flax's convolutions (LeCun,
-        Bottou, Orr and Müller, "Efficient BackProp", 1998). Here fan_in, the inputs of one output, is C/G * prod(k). The bias is zero.
+        They are drawn from a truncated normal distribution with mean 0 and variance 1 / fan_in, as Flax's convolutions
+        (LeCun, Bottou, Orr and Müller, "Efficient BackProp", 1998). Here fan_in, the inputs of one output, is C/G * prod(k).
+        The bias is zero.
 
         Args:
           key: a JAX random key.

@@ -10,8 +10,9 @@ import jaxgroupconv
 
 PACKAGE = pathlib.Path(jaxgroupconv.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
+FACES = ("explain", "weights", "nn", "mxnet")
 # A file may import from those before it, and from its own folder.
-ORDER = ("spec", "lowerings", "planner", "stepwise", "accelerate", "arguments", "functional", ("explain", "weights", "nn", "mxnet"), "")
+ORDER = ("spec", "lowerings", "planner", "stepwise", "accelerate", "arguments", "functional", FACES, "")
 RUNTIME = {"jax", "jaxlib", "numpy", "jaxgroupconv"} | set(sys.stdlib_module_names)
 INTERPRETERS = ("jax.interpreters", "jax.experimental.xla_metadata")
 
