@@ -196,6 +196,16 @@ def test_two_processes_agree_with_one():
         assert "native" not in found["ran"] and len(found["ran"]) == 2
 
 
+def test_the_example():
+    example = Path(__file__).parents[1] / "examples" / "distributed.py"
+    with python(str(example), "--steps", "2", env=dict(os.environ)) as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert out.count("forward no communication") == 4
+    assert re.findall(r"gradients (.*)", out) == ["no communication", "all-reduce", "no communication", "all-reduce"]
+    assert out.endswith("4 ways to share the work, the same losses\n")
+
+
 @contextlib.contextmanager
 def python(*args, env):
     """A Python process that finds the library, and does not outlive the test."""
