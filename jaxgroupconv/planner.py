@@ -112,7 +112,12 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "a kernel of size one and at least 8 channels a group: matrix products over the groups",
     ),
     (_thin, "taps", "thin groups (at most 12 channels, channel-last 16): sums over the kernel's taps"),
-    (lambda spec: True, "per_group", "wider groups: a dense convolution for each"),
+    (
+        lambda spec: math.prod(spec.window) <= 49,
+        "per_group",
+        "wider groups and at most 49 kernel elements: a dense convolution for each",
+    ),
+    (lambda spec: True, "native", "wider groups and a large kernel"),
 )
 
 plan.__doc__ = (plan.__doc__ or "").format(

@@ -90,8 +90,8 @@ class ConvSpec:
 
     @property
     def short_output(self) -> bool:
-        """Whether the result has fewer positions than the kernel and the input: the geometry of a weight gradient."""
-        return math.prod(self.out_size) < min(math.prod(self.window), math.prod(self.in_size))
+        """Whether the result has clearly fewer positions than the kernel and the input: the geometry of a weight gradient."""
+        return 3 * math.prod(self.out_size) <= 2 * min(math.prod(self.window), math.prod(self.in_size))
 
     @property
     def compute_dtype(self) -> np.dtype:
