@@ -4,7 +4,7 @@ python examples/distributed.py              # on eight virtual devices of this m
 python examples/distributed.py --real       # on the devices that JAX finds
 
 Nothing of the program is particular to this library but `jgc.enable()`: the arrays carry the sharding, and JAX does the rest.
-The groups of a grouped convolution never meet, so neither a shared batch nor shared groups need any communication in the forward
+The groups of a grouped convolution never meet, so neither a shared batch nor shared groups need communication in the forward
 pass.
 """
 

@@ -172,14 +172,16 @@ def _align(column: int, cell: str, width: int) -> str:
 
 
 def _jaxprs(value: Any) -> Iterator[Any]:
-    """The jaxprs among an equation's parameters, closed or not, at any depth of tuples and lists."""
+    """The jaxprs among an equation's parameters: closed or not, in tuples and lists, or held by a traced function."""
     if isinstance(value, (tuple, list)):
         for item in value:
             yield from _jaxprs(item)
     elif hasattr(value, "eqns"):
         yield value
-    elif hasattr(getattr(value, "jaxpr", None), "eqns"):
-        yield value.jaxpr
+    else:
+        for name in ("jaxpr", "traced"):
+            if (inner := getattr(value, name, None)) is not None:
+                yield from _jaxprs(inner)
 
 
 def _source(eqn: Any) -> str:

@@ -166,6 +166,8 @@ def check_program(name):
     assert set(natives) == {"native"}
     assert ran(marked.as_text()) == [PLANNED] * len(natives)
     assert ran(trace(jgc.accelerate(PLANNED)(lax_conv)).as_text()) == [PLANNED] * len(natives)
+    entries = jgc.explain(jgc.accelerate(PLANNED)(functools.partial(PROGRAMS[name], lax_conv)), X, W).entries
+    assert len(entries) >= len(natives) and {entry.plan.name for entry in entries} == {PLANNED}
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * (1 + np.max(np.abs(b)))),
         marked.compile()(X, W),
