@@ -6,11 +6,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxgroupconv.mxnet.channel_last import rewrite
 from jaxgroupconv.mxnet.symbol import Symbol
+
+LAYOUTS = ("channel-first", "channel-last")
 
 
 def to_jax(
-    symbol: Symbol, arg_params: Mapping[str, Any], aux_params: Mapping[str, Any] | None = None
+    symbol: Symbol,
+    arg_params: Mapping[str, Any],
+    aux_params: Mapping[str, Any] | None = None,
+    *,
+    layout: str = "channel-first",
 ) -> tuple[dict[str, dict[str, jax.Array]], Callable]:
     """Turns a checkpoint into what JAX's own libraries work with.
 
@@ -18,6 +25,9 @@ def to_jax(
       symbol: the network.
       arg_params: its parameters by name; those that it does not use are dropped.
       aux_params: its auxiliary states by name, likewise.
+      layout: "channel-first" keeps the parameters as they are, so that they go back into `save_checkpoint`; "channel-last"
+        computes two-dimensional convolutions channel-last, which XLA's CPU code prefers, and holds their weights as
+        (h, w, I/G, O). Inputs and outputs are MXNet's in both.
 
     Returns:
       `variables`, `{"params": {...}, "aux": {...}}`, JAX arrays by name: gradients and optimizers concern the former, the
@@ -25,22 +35,23 @@ def to_jax(
       a pure function: `inputs` holds data (and in training labels) by name, `outputs` is a list, `new_aux` the moved averages.
 
     Raises:
-      ValueError: if the symbol has auxiliary states that `aux_params` lacks.
+      ValueError: if the symbol has auxiliary states that `aux_params` lacks, or for another layout.
 
     Example:
       >>> variables, apply = to_jax(*load_checkpoint("mobilenet", 0))
       >>> (scores,), _ = jax.jit(apply)(variables, {"data": images})
     """
+    if layout not in LAYOUTS:
+        raise ValueError(f"`layout` must be one of {', '.join(LAYOUTS)}, but got {layout!r}.")
     aux_params = aux_params or {}
     states = symbol.list_auxiliary_states()
     if missing := [name for name in states if name not in aux_params]:
         raise ValueError(f"`aux_params` must hold every auxiliary state of the network, but {', '.join(missing)} are missing.")
-    variables = {
-        "params": {
-            name: jnp.asarray(arg_params[name]) for name in dict.fromkeys(symbol.list_arguments()) if name in arg_params
-        },
-        "aux": {name: jnp.asarray(aux_params[name]) for name in states},
-    }
+    params = {name: jnp.asarray(arg_params[name]) for name in symbol.list_arguments() if name in arg_params}
+    if layout == "channel-last":
+        symbol, weights = rewrite(symbol)
+        params |= {name: params[name].transpose(2, 3, 1, 0) for name in weights & params.keys()}
+    variables = {"params": params, "aux": {name: jnp.asarray(aux_params[name]) for name in states}}
 
     def apply(
         variables: Mapping[str, Mapping[str, Any]],

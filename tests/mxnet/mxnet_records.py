@@ -3,9 +3,14 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 
 DATA = Path(__file__).parent / "data"
+# The records are hundreds of programs, each run once: ask XLA to compile them quickly rather than well.
+QUICK: dict = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):
+    QUICK["xla_cpu_use_fusion_emitters"] = False
 
 
 def cases(name):

@@ -8,10 +8,6 @@ from jaxgroupconv.mxnet import nd
 
 CASES = records.cases("convolution") + records.cases("deconvolution")
 ARRAYS = {op: records.arrays(op.lower()) for op in ("Convolution", "Deconvolution")}
-# The records are hundreds of tiny programs, each run once: ask XLA to compile them quickly rather than well.
-QUICK: dict = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):
-    QUICK["xla_cpu_use_fusion_emitters"] = False
 
 
 def test_the_records_are_complete():
@@ -27,7 +23,7 @@ def test_values_and_gradients(case):
     arrays = ARRAYS[case["op"]]
     inputs = [arrays[case["arrays"][name]] for name in case["inputs"]]
     with jax.enable_x64(case["dtype"] == "float64"):
-        out, grads = jax.jit(compute, compiler_options=QUICK)(arrays[case["head_grad"]], *inputs)
+        out, grads = jax.jit(compute, compiler_options=records.QUICK)(arrays[case["head_grad"]], *inputs)
     tolerance = case["rtol"], case["atol"]
     records.assert_close(out, arrays[case["output"]], *tolerance, "output")
     for name, grad in zip(case["inputs"], grads, strict=True):

@@ -1,5 +1,6 @@
 """Whole networks from checkpoints, in inference and in training, against MXNet's own numbers."""
 
+import functools
 import shutil
 
 import jax
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from jaxgroupconv.mxnet import load_checkpoint, save_checkpoint, sym, to_jax
+from jaxgroupconv.mxnet.channel_last import rewrite
+from jaxgroupconv.mxnet.graph import topological
 
 NAMES = sorted(path.name for path in (records.DATA / "networks").iterdir())
 TRAINED = ["deconv_skip", "resnext_small"]
@@ -32,15 +35,20 @@ def test_the_records_are_complete():
     assert [name for name in NAMES if "train" in recorded(name)[0]] == TRAINED
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_inference(name, tmp_path):
+CASES = [(name, "channel-first") for name in NAMES] + [
+    (name, "channel-last") for name in NAMES if name not in ("mobilenetv2_0_25", "mobilenet0_25", "dpn_like")
+]
+
+
+@pytest.mark.parametrize(("name", "layout"), CASES)
+def test_inference(name, layout, tmp_path):
     meta, io, inputs = recorded(name)
     symbol, args, aux = load_checkpoint(checkpoint(name, tmp_path), 0)
     assert symbol.list_outputs() == meta["outputs"]
     assert symbol.list_arguments() == meta["arguments"]
     assert symbol.list_auxiliary_states() == meta["aux"]
-    variables, apply = to_jax(symbol, args, aux)
-    outputs, new_aux = jax.jit(apply)(variables, {"data": inputs["data"]})
+    variables, apply = to_jax(symbol, args, aux, layout=layout)
+    outputs, new_aux = jax.jit(apply, compiler_options=records.QUICK)(variables, {"data": inputs["data"]})
     for output, out in zip(meta["outputs"], outputs, strict=True):
         records.assert_close(out, io[f"out/{output}"], meta["rtol"], meta["atol"], output)
     jax.tree.map(np.testing.assert_array_equal, new_aux, variables["aux"])
@@ -51,7 +59,7 @@ def test_training(name, tmp_path):
     meta, io, inputs = recorded(name)
     symbol, args, aux = load_checkpoint(checkpoint(name, tmp_path), 0)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=records.QUICK)
     def step(args, heads):
         outputs, pull, new_aux = jax.vjp(lambda args: symbol.apply(args, aux, train=True), args, has_aux=True)
         return outputs, pull(heads)[0], new_aux
@@ -97,6 +105,56 @@ def test_a_network_cut_at_an_inner_output(tmp_path):
     assert set(variables["params"]) < set(args)
     (out,), _ = apply(variables, {"data": jnp.ones((1, 3, 56, 56))})
     assert out.shape == inner.infer_shape(data=(1, 3, 56, 56))[1][0]
+
+
+def test_channel_last_training_is_the_same_training(tmp_path):
+    meta, io, inputs = recorded("deconv_skip")
+    symbol, args, aux = load_checkpoint(checkpoint("deconv_skip", tmp_path), 0)
+    variables, apply = to_jax(symbol, args, aux, layout="channel-last")
+
+    @functools.partial(jax.jit, compiler_options=records.QUICK)
+    def step(variables, heads):
+        def outputs(params):
+            return apply({**variables, "params": params}, {"data": inputs["data"]}, train=True)
+
+        _, pull, new_aux = jax.vjp(outputs, variables["params"], has_aux=True)
+        return pull(heads)[0], new_aux
+
+    grads, new_aux = step(variables, [jnp.asarray(io[f"train/head/{output}"]) for output in meta["outputs"]])
+    for argument, grad in grads.items():
+        want = io[f"train/grad/{argument}"]
+        tolerance = meta["train"]["grad_rtol"] * abs(want).max() + meta["train"]["grad_atol"]
+        relaid = grad.transpose(3, 2, 0, 1) if want.ndim == 4 else grad
+        records.assert_close(relaid, want, 0, tolerance, argument)
+    for state, moved in new_aux.items():
+        records.assert_close(moved, io[f"train/aux/{state}"], 0, meta["train"]["aux_atol"], state)
+
+
+def test_channel_last_networks_transpose_at_their_ends_only(tmp_path):
+    symbol, args, aux = load_checkpoint(checkpoint("mobilenetv2_0_25", tmp_path), 0)
+    rewritten, weights = rewrite(symbol)
+    assert weights == {name for name in args if name.endswith("_weight")}
+    transposes = [node for node in topological(rewritten.heads) if node.op and node.op.name == "transpose"]
+    assert len(transposes) == len(weights) + 2
+
+
+def test_a_shared_weight_keeps_its_layout():
+    x, w = sym.Variable("x"), sym.Variable("w")
+    attributes = {"kernel": (1, 1), "num_filter": 4, "no_bias": True}
+    symbol = sym.Convolution(sym.Convolution(x, w, **attributes), w, **attributes)
+    args = {"w": np.arange(16, dtype=np.float32).reshape(4, 4, 1, 1)}
+    image = {"x": jnp.ones((1, 4, 2, 2))}
+    results = []
+    for layout in ("channel-first", "channel-last"):
+        variables, apply = to_jax(symbol, args, layout=layout)
+        assert variables["params"]["w"].shape == (4, 4, 1, 1)
+        results.append(apply(variables, image)[0][0])
+    np.testing.assert_array_equal(*results)
+
+
+def test_layouts_that_there_are_not():
+    with pytest.raises(ValueError, match="`layout` must be one of channel-first, channel-last, but got 'NHWC'"):
+        to_jax(sym.Variable("x"), {}, layout="NHWC")
 
 
 def test_the_function_is_pure_under_jit_grad_and_vmap(tmp_path):
