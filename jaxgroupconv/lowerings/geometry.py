@@ -21,8 +21,29 @@ def align(array: Array, axes: str, target: str) -> Array:
     """Reorders the axes as they stand in `target`; letters of `target` that the array lacks become axes of length one."""
     order = sorted(range(len(axes)), key=lambda i: target.index(axes[i]))
     if order != sorted(order):
-        array = array.transpose(order)
-    return lax.expand_dims(array, [i for i, axis in enumerate(target) if axis not in axes])
+        array = lax.transpose(array, order)
+    missing = [i for i, axis in enumerate(target) if axis not in axes]
+    return lax.expand_dims(array, missing) if missing else array
+
+
+def spread(array: Array, axes: str, target: str, shape: Sequence[int]) -> Array:
+    """Like `align`, with the missing axes repeated to `shape`: one operation, for operands of `lax.mul`."""
+    order = sorted(range(len(axes)), key=lambda i: target.index(axes[i]))
+    if order != sorted(order):
+        array = lax.transpose(array, order)
+    return lax.broadcast_in_dim(array, shape, [i for i, axis in enumerate(target) if axis in axes])
+
+
+def contract(a: Array, a_axes: str, b: Array, b_axes: str, batch: str = "", **options: Any) -> tuple[Array, str]:
+    """The product summed over the axes that both have, but for `batch`: a `lax.dot_general` and the axes of its result."""
+    summed = [axis for axis in a_axes if axis in b_axes and axis not in batch]
+    axes = batch + "".join(axis for axis in a_axes + b_axes if axis not in summed and axis not in batch)
+
+    def where(axes: str, letters: Sequence[str]) -> tuple[int, ...]:
+        return tuple(axes.index(letter) for letter in letters)
+
+    contracted, batched = (where(a_axes, summed), where(b_axes, summed)), (where(a_axes, batch), where(b_axes, batch))
+    return lax.dot_general(a, b, (contracted, batched), **options), axes
 
 
 def take(array: Array, axes: str, **index: slice | int) -> Array:

@@ -6,11 +6,12 @@ batch and all positions of the window.
 
 import itertools
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.geometry import by_phase, pad, spatial_slices, take
+from jaxgroupconv.lowerings.geometry import align, by_phase, contract, pad, spatial_slices, take
 from jaxgroupconv.spec import ConvSpec
 
 MAX_PRODUCTS = 64
@@ -39,7 +40,7 @@ def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     for position in itertools.product(*map(range, spec.out_size)):
         starts = [p * s for p, s in zip(position, spec.strides, strict=True)]
         x = take(lhs, spec.lhs_layout, **spatial_slices(starts, spec.window, spec.rhs_dilation))
-        products.append(_product(spec, x, spec.lhs_layout, rhs, spec.rhs_layout, "gno"))
+        products.append(contract(x, spec.lhs_layout, rhs, spec.rhs_layout, batch="g", **_options(spec))[0])
     out = jnp.stack(products).reshape(*spec.out_size, *products[0].shape)
     return out.transpose([(spec.spatial + "gno").index(axis) for axis in spec.out_layout])
 
@@ -57,18 +58,14 @@ def _over_rows(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
             columns.append(take(lhs, spec.lhs_layout, **spatial_slices(starts, spec.out_size, spec.strides)))
         weights = take(rhs, spec.rhs_layout, **{f"s{axis}": k for axis, k in enumerate(row)})
         weights = lax.squeeze(weights, [spec.rhs_layout.index(axis) for axis in spec.spatial[:-1]])
-        product = _product(spec, jnp.stack(columns, at), patch_axes, weights, row_axes, spec.out_layout)
-        out = product if out is None else out + product
+        patches = lax.concatenate([lax.expand_dims(column, [at]) for column in columns], at)
+        operands = [(weights, row_axes), (patches, patch_axes)]  # the result's minor axis belongs to the second operand
+        (a, a_axes), (b, b_axes) = operands if spec.out_layout.endswith(spec.spatial) else operands[::-1]
+        product = align(*contract(a, a_axes, b, b_axes, batch="g", **_options(spec)), spec.out_layout)
+        out = product if out is None else lax.add(out, product)
     assert out is not None
     return out
 
 
-def _product(spec: ConvSpec, x: Array, x_axes: str, w: Array, w_axes: str, out_axes: str) -> Array:
-    letters = str.maketrans("012345678", "pqrstuvwx")
-    return jnp.einsum(
-        f"{x_axes},{w_axes}->{out_axes}".translate(letters),
-        x,
-        w,
-        precision=spec.precision,
-        preferred_element_type=spec.compute_dtype,
-    )
+def _options(spec: ConvSpec) -> dict[str, Any]:
+    return dict(precision=spec.precision, preferred_element_type=spec.compute_dtype)

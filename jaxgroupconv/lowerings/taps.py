@@ -6,6 +6,7 @@ is a product with ones, which is a vector loop again.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.geometry import align, by_phase, pad, spatial_slices, take
+from jaxgroupconv.lowerings.geometry import align, by_phase, contract, pad, spatial_slices, spread, take
 from jaxgroupconv.spec import ConvSpec
 
 MAX_TERMS = 64  # unrolled terms of one sum; beyond, XLA's fused loop degrades and compiles slowly
@@ -82,7 +83,7 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
 def _row_terms(spec: ConvSpec, lhs: Array, rhs: Array, row: tuple[int, ...]) -> list[Array]:
     """The products for one row of the kernel, in the layout of the result."""
-    terms = []
+    terms, shape = [], spec.shape(spec.out_layout, spec.out_size)
     x_axes = spec.lhs_layout.replace("c", "")
     w_axes = "".join(axis for axis in spec.rhs_layout if axis in "go")
     for column, c in itertools.product(range(spec.window[-1]), range(lhs.shape[spec.lhs_layout.index("c")])):
@@ -92,7 +93,7 @@ def _row_terms(spec: ConvSpec, lhs: Array, rhs: Array, row: tuple[int, ...]) -> 
         w = take(rhs, spec.rhs_layout, c=c, **{f"s{axis}": k for axis, k in enumerate(tap)})
         x = lax.squeeze(x, [spec.lhs_layout.index("c")])
         w = lax.squeeze(w, [i for i, axis in enumerate(spec.rhs_layout) if axis not in "go"])
-        terms.append(align(x, x_axes, spec.out_layout) * align(w, w_axes, spec.out_layout))
+        terms.append(lax.mul(spread(x, x_axes, spec.out_layout, shape), spread(w, w_axes, spec.out_layout, shape)))
     return terms
 
 
@@ -162,18 +163,22 @@ def _row_sums(spec: ConvSpec, lhs: Array, rhs: Array, row: tuple[int, ...], bloc
             x = take(lhs, spec.lhs_layout, c=c, **spatial_slices(x_starts, counts, spec.rhs_dilation))
             w = take(rhs, spec.rhs_layout, c=c, **spatial_slices((top, *[0] * (spec.ndim - 1)), counts, (1,) * spec.ndim))
             x, w = lax.squeeze(x, [c_lhs]), lax.squeeze(w, [c_rhs])
-            term = align(x, spec.lhs_layout.replace("c", ""), axes) * align(w, spec.rhs_layout.replace("c", ""), axes)
+            sizes = spec.sizes(counts) | {"k": 1}
+            shape = [sizes[axis] for axis in axes]
+            term = lax.mul(
+                spread(x, spec.lhs_layout.replace("c", ""), axes, shape),
+                spread(w, spec.rhs_layout.replace("c", ""), axes, shape),
+            )
             short = [(0, height - counts[0] if axis == "0" else 0, 0) for axis in axes]
             terms.append(lax.pad(term, jnp.zeros((), term.dtype), short) if counts[0] < height else term)
         columns.append(_sum(terms))
-    sums = lax.optimization_barrier(jnp.concatenate(columns, axes.index("k")))
+    sums = lax.optimization_barrier(lax.concatenate(columns, axes.index("k")))
     # The product with ones: the summed axes come last in its first operand, or else first in its second.
     last = axes.endswith(spec.spatial)
     ones_axes = spec.spatial if last else "k" + spec.spatial
     ones = jnp.ones([sums.shape[axes.index(axis)] for axis in ones_axes], sums.dtype)
-    (a_axes, a), (b_axes, b) = ((axes, sums), (ones_axes, ones)) if last else ((ones_axes, ones), (axes, sums))
-    letters = str.maketrans("012345678", "pqrstuvwx")
-    return jnp.einsum(f"{a_axes},{b_axes}->{_kept_axes(spec)}".translate(letters), a, b)
+    product, kept = contract(sums, axes, ones, ones_axes) if last else contract(ones, ones_axes, sums, axes, batch="k")
+    return align(product, kept, _kept_axes(spec))
 
 
 def _product_axes(spec: ConvSpec) -> str:
@@ -217,4 +222,4 @@ def _even(number: int, at_most: int) -> int:
 
 
 def _sum(terms: list[Array]) -> Array:
-    return sum(terms[1:], terms[0])
+    return functools.reduce(lax.add, terms)
