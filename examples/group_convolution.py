@@ -106,7 +106,7 @@ def main(quick: bool = False) -> None:
     print(f"shape of reshaped weight: {reshaped.shape}\n\nGroup convolution output:\n{out}")
     regrouped, out = regrouped_convolution(data, weight)
     print(
-        "\nA trap: the reshape reads the weight row by row and does not regroup it by input channel, so channel 0 meets the numbers\n"
+        "\nA trap: the reshape reads the weight row by row and does not regroup it by input channel, so channel 0 meets\n"
         f"{reshaped.ravel()[:2]} (filter 0 for channels 0 and 1), not {regrouped.ravel()[:2]} (filters 0 and 1 for channel 0)."
     )
     print(f"\nGroup convolution output, weight regrouped by input channel:\n{out}")
