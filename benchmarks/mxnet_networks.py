@@ -53,7 +53,12 @@ def main() -> None:
     measurements = []
     for mode in options.modes:
         for name in names:
-            measurements.append(_measure(workers, name, mode, options.seconds, options.rounds))
+            try:
+                measurements.append(_measure(workers, name, mode, options.seconds, options.rounds))
+            except AssertionError as error:  # no agreement, no time
+                head.setdefault("refused", []).append(f"{mode}: {error}")
+                print(head["refused"][-1], flush=True)
+                continue
             print(_line(measurements[-1]), flush=True)
             head["load"] = os.getloadavg()[0]
             head["geometric mean speedup"] = {
