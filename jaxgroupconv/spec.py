@@ -94,6 +94,11 @@ class ConvSpec:
         return 3 * math.prod(self.out_size) <= 2 * min(math.prod(self.window), math.prod(self.in_size))
 
     @property
+    def phases(self) -> int:
+        """The number of undilated convolutions that a dilated input makes of this one."""
+        return math.prod(d // math.gcd(d, s) for d, s in zip(self.lhs_dilation, self.strides, strict=True))
+
+    @property
     def compute_dtype(self) -> np.dtype:
         """The dtype of products and sums: floats narrower than 32 bits are summed in float32 and rounded once."""
         narrow = jnp.issubdtype(self.out_dtype, jnp.floating) and self.out_dtype.itemsize < 4

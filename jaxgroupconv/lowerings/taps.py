@@ -21,6 +21,8 @@ MAX_TERMS = 64  # unrolled terms of one sum; beyond, XLA's fused loop degrades a
 LOOP_TERMS = 16  # least terms of one iteration: with fewer uses XLA does not keep the slices, but slices again in every term
 MAX_ROW_TERMS = 128  # of one kernel row, which is never split
 MAX_SUMS = 1024  # output positions of a weight gradient
+MAX_PHASES = 4  # of a dilated input, each of which is compiled on its own; more only with
+MAX_PHASE_TERMS = 256  # terms in all of them together
 ROW_TERMS = 8  # products added up elementwise before a reduction
 MAX_SUM_TERMS = 256  # unrolled products of all output positions; beyond, a loop over the output's rows
 CACHE_BYTES = 1 << 20  # operands that one iteration over c works on
@@ -28,6 +30,8 @@ CACHE_BYTES = 1 << 20  # operands that one iteration over c works on
 
 def why_not(spec: ConvSpec) -> str | None:
     """The reason why this lowering refuses the spec, or None."""
+    if spec.phases > MAX_PHASES and (spec.short_output or spec.in_channels * math.prod(spec.window) > MAX_PHASE_TERMS):
+        return f"{spec.phases} phases of the dilated input exceed {MAX_PHASES}"
     if spec.short_output:
         positions = math.prod(spec.out_size)
         return None if positions <= MAX_SUMS else f"{positions} output positions exceed {MAX_SUMS}"
