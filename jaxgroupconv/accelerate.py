@@ -18,12 +18,11 @@ import numpy as np
 from jax import lax
 
 from jaxgroupconv.lowerings import LOWERINGS
-from jaxgroupconv.planner import IMPLEMENTATIONS, Plan, choose
+from jaxgroupconv.planner import IMPLEMENTATIONS, PLATFORMS, Plan, choose
 from jaxgroupconv.spec import ConvSpec
 from jaxgroupconv.stepwise import inside
 
 MARK = "jaxgroupconv"
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def accelerate(implementation: Any = "auto") -> Any:

@@ -61,14 +61,23 @@ def check_bias(b: Any, features: int, x: Array) -> None:
 
 def check_window(size: Sequence[int], kernel: Sequence[int], dilations: Sequence[int], pads: Any, where: str) -> None:
     for s, k, d, (low, high) in zip(size, kernel, dilations, pads, strict=True):
-        if isinstance(s, int) and s + low + high < d * (k - 1) + 1:
+        if isinstance(s, int) and s > 0 and s + low + high < d * (k - 1) + 1:
             raise ValueError(
                 f"`w` must not be larger than the padded input, but got a kernel of {d * (k - 1) + 1} (dilation included) "
                 f"for a size of {s + low + high} {where}. Pad the input or reduce the dilation."
             )
 
 
+def checked_shape(name: str, shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, Sequence) or not all(isinstance(s, (int, np.integer)) for s in shape):
+        raise TypeError(f"`{name}` must be a sequence of integers, but got {shape!r}.")
+    if any(s < 0 for s in shape):
+        raise ValueError(f"`{name}` must have no negative size, but got {shape!r}.")
+    return tuple(int(s) for s in shape)
+
+
 def per_axis(name: str, value: Any, ndim: int, least: int) -> tuple[int, ...]:
+    value = value.tolist() if isinstance(value, np.ndarray) else value
     values = (value,) * ndim if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else value
     if not isinstance(values, Sequence) or isinstance(values, str) or not all(isinstance(v, (int, np.integer)) for v in values):
         raise TypeError(f"`{name}` must be an integer or a sequence of integers, but got {value!r}.")

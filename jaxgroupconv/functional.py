@@ -19,6 +19,7 @@ from jaxgroupconv.arguments import (
     check_groups,
     check_rank,
     check_window,
+    checked_shape,
     parse_layout,
     per_axis,
 )
@@ -48,7 +49,7 @@ def group_conv(
     Args:
       x: the input, (N, C, *s) for the layouts NCW, NCHW, NCDHW, or (N, *s, C) for NWC, NHWC, NDHWC.
       w: the kernel, (O, C/G, *k), or channel-last (*k, C/G, O).
-      b: the bias, (O,), or None.
+      b: the bias, (O,), or None; added to the result in the result's dtype.
       groups: G; None infers it as C // (w's input channels).
       stride: the window's steps, an int or one for each spatial axis.
       padding: an int, one for each spatial axis, (low, high) pairs (negative ones crop), `"SAME"`, `"VALID"`, or, in one
@@ -240,7 +241,7 @@ def infer_shapes(
       >>> jgc.infer_shapes((1, 6, 256, 256), 24, 3, groups=2)
       Shapes(weight=(24, 3, 3, 3), bias=(24,), output=(1, 24, 254, 254))
     """
-    x = jax.ShapeDtypeStruct(tuple(x_shape), np.float32)
+    x = jax.ShapeDtypeStruct(checked_shape("x_shape", x_shape), np.float32)
     ndim, channel_last = parse_layout(layout)
     check_rank(x, layout)
     kernel = per_axis("kernel_size", kernel_size, ndim, 1)
@@ -248,6 +249,7 @@ def infer_shapes(
     where = f"(x: {x.shape}, layout {layout})"
     check_count("features", features, where)
     check_groups(groups, channels, features, where)
+    features = int(features)
     weight = (*kernel, channels // groups, features) if channel_last else (features, channels // groups, *kernel)
     conv = functools.partial(group_conv, groups=groups, stride=stride, padding=padding, dilation=dilation, layout=layout)
     w, b = (jax.ShapeDtypeStruct(shape, np.float32) for shape in (weight, (features,)))

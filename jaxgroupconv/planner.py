@@ -9,6 +9,7 @@ from jaxgroupconv.lowerings import LOWERINGS, not_understood
 from jaxgroupconv.spec import ConvSpec
 
 IMPLEMENTATIONS = ("auto", *LOWERINGS)
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,12 @@ def plan(spec: ConvSpec, platform: str) -> Plan:
 
     Returns:
       The plan, with the reason for it.
+
+    Raises:
+      ValueError: the platform is unknown.
     """
+    if platform not in PLATFORMS:
+        raise ValueError(f"`platform` must be one of {', '.join(PLATFORMS)}, but got {platform!r}.")
     if platform != "cpu":
         return Plan("native", f"nothing is measured on {platform} yet")
     if (refusal := not_understood(spec)) is not None:

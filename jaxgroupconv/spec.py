@@ -195,12 +195,18 @@ class ConvSpec:
 
         Raises:
           TypeError: a size is symbolic (shape polymorphism), which only lax's own lowering understands.
+          ValueError: the groups do not divide the channels or the batch.
         """
         if not all(isinstance(s, (int, np.integer)) for s in (*lhs_shape, *rhs_shape, *(p for pair in padding for p in pair))):
             raise TypeError(
                 f"`lhs_shape`, `rhs_shape` and `padding` must be integers, but got {lhs_shape}, {rhs_shape}, {padding}."
             )
         dn, groups = dimension_numbers, feature_group_count * batch_group_count
+        if groups < 1 or lhs_shape[dn.lhs_spec[1]] % feature_group_count or lhs_shape[dn.lhs_spec[0]] % batch_group_count:
+            raise ValueError(
+                f"`feature_group_count` and `batch_group_count` must divide the input's channels and batch, but got "
+                f"{feature_group_count} and {batch_group_count} (lhs: {tuple(lhs_shape)}, {dn})."
+            )
         digits = "012345678"[: len(window_strides)]
         batch, features = ("gn", "c") if batch_group_count > 1 else ("n", "gc")
         return cls(

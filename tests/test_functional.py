@@ -198,3 +198,7 @@ def test_jit_grad_and_vmap(function):
     total = jax.jit(jax.grad(lambda w: sum((conv(item, w, b) ** 2).sum() for item in x)))(w)
     assert per_item.shape == (3, *w.shape)
     np.testing.assert_allclose(per_item.sum(0), total, rtol=1e-3, atol=1e-3)
+
+
+def test_an_empty_spatial_axis_stays_empty():
+    assert jgc.group_conv(jnp.ones((1, 6, 0, 8)), jnp.ones((12, 2, 3, 3)), padding="SAME").shape == (1, 12, 0, 8)

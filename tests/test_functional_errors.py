@@ -205,6 +205,9 @@ def test_errors_name_the_parameter_and_the_numbers(function, x, w, options, erro
         (dict(features=2.0), TypeError, "`features` must be an integer, but got 2.0."),
         (dict(kernel_size=9), ValueError, "`w` must not be larger than the padded input, but got a kernel of 9"),
         (dict(layout="NCW"), ValueError, "`x` must have the axes of layout NCW, but got shape (1, 6, 8, 8)."),
+        (dict(x_shape=(1, -6, 8, 8)), ValueError, "`x_shape` must have no negative size, but got (1, -6, 8, 8)."),
+        (dict(x_shape=(None, 6, 8, 8)), TypeError, "`x_shape` must be a sequence of integers, but got (None, 6, 8, 8)."),
+        (dict(x_shape=5), TypeError, "`x_shape` must be a sequence of integers, but got 5."),
     ],
 )
 def test_infer_shapes_has_the_same_errors(options, error, message):

@@ -137,3 +137,8 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones(use, name):
     known = ", ".join(map(repr, IMPLEMENTATIONS))
     with pytest.raises(ValueError, match=f"`implementation` must be one of {known}, but got {name!r}."):
         use(name)
+
+
+def test_an_unknown_platform_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(ValueError, match="`platform` must be one of cpu, cuda, rocm, tpu, but got 'CPU'"):
+        plan(GROUPED, "CPU")

@@ -134,3 +134,11 @@ def test_symbolic_sizes_are_refused():
     (batch,) = export.symbolic_shape("b")
     with pytest.raises(TypeError, match=r"`lhs_shape`, `rhs_shape` and `padding` must be integers, but got \(b, 4, 5, 5\)"):
         ConvSpec.from_lax((batch, 4, 5, 5), (4, 2, 3, 3), **Case("", (1, 4, 5, 5), (4, 2, 3, 3), groups=2).params)
+
+
+@pytest.mark.parametrize(("feature_groups", "batch_groups"), [(5, 1), (0, 1), (1, 3)])
+def test_groups_that_do_not_divide_are_refused(feature_groups, batch_groups):
+    params = Case("", (1, 4, 5, 5), (4, 2, 3, 3), groups=2).params
+    params |= {"feature_group_count": feature_groups, "batch_group_count": batch_groups}
+    with pytest.raises(ValueError, match=f"`batch_group_count` must divide .* but got {feature_groups} and {batch_groups} "):
+        ConvSpec.from_lax((1, 4, 5, 5), (4, 2, 3, 3), **params)

@@ -145,7 +145,7 @@ def checked_axis(axis: int, rank: int) -> int:
 
 
 @operator("SwapAxis", "swapaxes", attributes={"dim1": attr.integer(0), "dim2": attr.integer(0)})
-def swapchecked_axis(p, data):
+def swap_axis(p, data):
     return jnp.swapaxes(data, checked_axis(p.dim1, data.ndim), checked_axis(p.dim2, data.ndim))
 
 
