@@ -1,4 +1,4 @@
-"""Grouped convolution in JAX at the speed of hand-written kernels."""
+"""Grouped convolution in JAX near the speed of hand-written kernels."""
 
 from jaxgroupconv import mxnet, nn, weights
 from jaxgroupconv.accelerate import accelerate, disable, enable

@@ -80,11 +80,6 @@ def _thin_gradient(spec: ConvSpec) -> bool:
     return spec.short_output and channels <= (16 if strided else 64)
 
 
-def _thin(spec: ConvSpec) -> bool:
-    channels_minor = not spec.lhs_layout.endswith(spec.spatial)
-    return not spec.short_output and spec.in_channels <= (16 if channels_minor else 12)
-
-
 def _wide_gradient(spec: ConvSpec) -> bool:
     dense = spec.short_output and math.prod(spec.out_size) > 1 and all(d == 1 for d in spec.lhs_dilation)
     return dense and spec.batch * spec.out_channels >= 256 and (spec.groups <= 16 or spec.in_channels >= 4)
@@ -117,7 +112,7 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "matmul",
         "a kernel of size one and at least 8 channels a group: matrix products over the groups",
     ),
-    (_thin, "taps", "thin groups (at most 12 channels, channel-last 16): sums over the kernel's taps"),
+    (lambda spec: spec.in_channels <= 12, "taps", "thin groups (at most 12 channels): sums over the kernel's taps"),
     (
         lambda spec: math.prod(spec.window) <= 49,
         "per_group",
