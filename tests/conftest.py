@@ -1,5 +1,10 @@
 """The strict test world: warnings are errors (pyproject.toml), dtypes and ranks are never promoted silently."""
 
+import os
+
+# What is tested does not depend on how far LLVM optimises, and compiling is most of the suite's time. Before JAX starts.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+
 import jax
 import pytest
 
