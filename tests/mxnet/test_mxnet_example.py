@@ -5,7 +5,6 @@ import importlib.util
 import jax.numpy as jnp
 import mxnet_records as records
 import numpy as np
-import pytest
 
 PATH = records.DATA.parents[2] / "examples" / "mxnet_checkpoint.py"
 SPEC = importlib.util.spec_from_file_location("mxnet_checkpoint", PATH)
@@ -21,7 +20,6 @@ def test_prediction_and_shapes(tmp_path, capsys):
 
 
 def test_fine_tuning(tmp_path):
-    pytest.importorskip("optax")
     prefix, images = example.recorded(str(tmp_path)), records.arrays("networks/resnext_small/io")["in/data"]
     labels = jnp.arange(len(images))
     losses = example.fine_tune(prefix, 0, "fc_output", images, labels, steps=40, save_as=f"{tmp_path}/tuned")
