@@ -8,6 +8,7 @@ too.
 import contextlib
 import dataclasses
 import functools
+import math
 import threading
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from jaxgroupconv.lowerings import LOWERINGS
+from jaxgroupconv.lowerings.blocks import in_blocks
 from jaxgroupconv.planner import IMPLEMENTATIONS, PLATFORMS, Plan, choose
 from jaxgroupconv.spec import ConvSpec
 from jaxgroupconv.stepwise import inside
@@ -94,7 +96,7 @@ def spec_of(lhs: Any, rhs: Any, out: Any, params: dict[str, Any]) -> ConvSpec | 
 def chosen(spec: ConvSpec, implementation: str, platform: str, partitioned: bool) -> Plan:
     """The lowering that is used; where XLA shares a program out among devices, none of those that would gather their shards."""
     plan = choose(spec, implementation, platform)
-    gathers = plan.name == "per_group" or (plan.name == "taps" and spec.short_output)
+    gathers = plan.name in ("per_group", "feature_groups") or (plan.name == "taps" and spec.short_output)
     if not (partitioned and gathers) or plan.name == implementation:
         return plan
     name = "matmul" if LOWERINGS["matmul"].why_not(spec) is None else "native"
@@ -146,11 +148,12 @@ class _Scope:
 
 
 @functools.lru_cache(maxsize=4096)
-def _function(name: str, spec: ConvSpec) -> Callable[..., Any]:
+def _function(name: str, spec: ConvSpec, devices: int) -> Callable[..., Any]:
     """The lowering as a jitted function: traced once for all equations of this spec, and named in the program's text."""
+    sliced = name in ("taps", "matmul")  # the others are lax's convolutions, which XLA shares out by itself
 
     def lower(lhs, rhs):
-        return LOWERINGS[name].lower(spec, lhs, rhs)
+        return in_blocks(LOWERINGS[name], spec, lhs, rhs, devices if sliced else 1)
 
     lower.__name__ = f"{MARK}_{name}"
     return jax.jit(lower)
@@ -168,10 +171,11 @@ def _rule(mlir: Any, platform: str) -> Callable[..., Any]:
         spec = spec_of(x, w, out, params) if implementation else None
         if spec is None or implementation is None:
             return original(ctx, lhs, rhs, **params)
-        name = chosen(spec, implementation, platform, _partitioned(ctx.module_context.axis_context)).name
+        devices = _devices(ctx.module_context.axis_context)
+        name = chosen(spec, implementation, platform, devices > 1).name
         if name == "native" and all(p >= 0 for pair in spec.padding for p in pair):
             return original(ctx, lhs, rhs, **params)
-        function = _function(name, spec)
+        function = _function(name, spec, devices)
         mesh = getattr(getattr(out, "sharding", None), "mesh", None)
         if mesh is not None and jax.sharding.AxisType.Explicit in getattr(mesh, "axis_types", ()):
             function = jax.sharding.auto_axes(function, out_sharding=out.sharding)
@@ -186,11 +190,11 @@ def _rule(mlir: Any, platform: str) -> Callable[..., Any]:
     return rule
 
 
-def _partitioned(axes: Any) -> bool:
-    """Whether XLA's partitioner, not shard_map or pmap, shares out the program that is lowered."""
+def _devices(axes: Any) -> int:
+    """How many devices share out what is lowered by XLA's partitioner, not by shard_map or pmap."""
     if (mesh := getattr(axes, "mesh", None)) is not None:
-        return any(size > 1 for name, size in mesh.shape.items() if name not in axes.manual_axes)
-    return axes.num_devices > 1
+        return math.prod(size for name, size in mesh.shape.items() if name not in axes.manual_axes)
+    return axes.num_devices
 
 
 def _attach() -> Callable[..., Any]:
