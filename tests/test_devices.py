@@ -7,6 +7,7 @@ import collections
 import contextlib
 import functools
 import json
+import math
 import os
 import re
 import socket
@@ -26,16 +27,19 @@ from jax.sharding import PartitionSpec as P
 
 import jaxgroupconv as jgc
 
-SHAPES = {  # groups, channels, and whether channels come last
-    "thin": (16, 32, False),
-    "wide": (8, 64, True),
-    "depthwise": (16, 16, False),
+SHAPES = {  # groups, channels, whether channels come last, the lowering of the convolution and its gradient to the input
+    "thin": (16, 32, False, "taps"),
+    "thin, channels last": (16, 32, True, "taps"),
+    "wide": (8, 128, False, "matmul"),
+    "wide, channels last": (8, 128, True, "matmul"),
+    "depthwise": (16, 16, False, "taps"),
+    "depthwise, channels last": (16, 16, True, "taps"),
 }
 
 
 def problem(shape):
     """A convolution, its operands and a cotangent, and the names of their axes."""
-    groups, channels, last = SHAPES[shape]
+    groups, channels, last, _ = SHAPES[shape]
     names = ("NHWC", "HWIO", "NHWC") if last else ("NCHW", "OIHW", "NCHW")
     sizes = dict(N=16, C=channels, H=8, W=6)
     x, y = (np.sin(np.arange(16 * channels * 48, dtype=np.float32) * f).reshape([sizes[a] for a in names[0]]) for f in (1, 2))
@@ -62,8 +66,18 @@ def gradients(conv):
 
 def collectives(compiled):
     """How many of each collective the compiled program has."""
+    return dict(collections.Counter(kind for _, kind in communicated(compiled)))
+
+
+def communicated(compiled):
+    """Each collective of the compiled program: the number of elements that a device receives, and its kind."""
     kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
-    return dict(collections.Counter(re.findall(rf"= (?:\([^)]*\)|\S+) ({kinds})(?:-start)?\(", compiled.as_text())))
+    found = re.findall(rf"= (\([^)]*\)|\S+) ({kinds})(?:-start)?\(", compiled.as_text())
+    return [(sum(elements(dims) for dims in re.findall(r"\[([\d,]*)\]", shape)), kind) for shape, kind in found]
+
+
+def elements(dims):
+    return math.prod(int(size) for size in dims.split(",") if size)
 
 
 def check_values(got, expected):
@@ -72,23 +86,33 @@ def check_values(got, expected):
         np.testing.assert_allclose(np.asarray(a), b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
 
-def check_planned(function, *args):
-    """Everything in the program is planned; returns it compiled."""
+def check_planned(function, *args, by=None):
+    """Everything in the program is planned, as the names in `by` if they are given; returns it compiled."""
     lowered = jax.jit(jgc.accelerate(function)).lower(*args)
     assert (names := ran(lowered.as_text())) and "native" not in names, names
+    assert by is None or set(names) == set(by), names
     return lowered.compile()
 
 
-def check_jit(shape, mesh, reduces, **axes):
-    """No collective forward; backward, only the sum of the kernel's gradient over the batch's devices."""
+def check_jit(shape, mesh, **axes):
+    """No more communication than the mathematics needs.
+
+    Shared rows need one row of each neighbour: of the input, and backward of the cotangent too. A shared batch and shared rows
+    need a sum of the kernel's gradient. Shared groups need nothing.
+    """
     conv, x, w, y, names = problem(shape)
     mesh = jax.make_mesh(tuple(mesh.values()), tuple(mesh), axis_types=(AxisType.Auto,) * len(mesh))
     of_x, of_w = (NamedSharding(mesh, spec) for spec in specs(names, **axes))
     args = [jax.device_put(a, s) for a, s in ((x, of_x), (w, of_w), (y, of_x))]
-    forward, backward = check_planned(conv, *args[:2]), check_planned(gradients(conv), *args)
-    if reduces is not None:
-        assert collectives(forward) == {}, collectives(forward)
-        assert collectives(backward) == reduces, collectives(backward)
+    plan = SHAPES[shape][-1]
+    forward = check_planned(conv, *args[:2], by=[plan])
+    backward = check_planned(gradients(conv), *args, by=[plan, "matmul"])
+    part, height = args[0].addressable_shards[0].data, names[0].index("H")
+    rows = [(part.size // part.shape[height], "collective-permute")] * 2 if "height" in axes else []
+    reduced = {axes.get("batch"), axes.get("height")} - {None}  # one sum over each axis of the mesh: so does XLA
+    sums = [(args[1].addressable_shards[0].data.size, "all-reduce")] * len(reduced)
+    assert sorted(communicated(forward)) == rows, communicated(forward)
+    assert sorted(communicated(backward)) == sorted(rows + rows + sums), communicated(backward)
     check_values(forward(*args[:2]), conv(x, w))
     check_values(backward(*args), gradients(conv)(x, w, y))
 
@@ -132,7 +156,14 @@ def check_explicit():
         grouped = check_planned(functools.partial(conv, out_sharding=specs(names, groups="d")[0]), *by_group)
         assert collectives(grouped) == {}, collectives(grouped)
         grouped = grouped(*by_group)
-    check_values((out, grouped, dx, dw), (conv(x, w), conv(x, w), *gradients(conv)(x, w, y)))
+        of_x, of_w = specs(names, height="d")
+        args = [jax.device_put(a, s) for a, s in ((x, of_x), (w, of_w), (y, of_x))]
+        by_height = check_planned(gradients(conv), *args)
+        assert collectives(by_height) == {"collective-permute": 4, "all-reduce": 1}, collectives(by_height)
+        by_height = by_height(*args)
+    check_values(
+        (out, grouped, dx, dw, by_height), (conv(x, w), conv(x, w), *gradients(conv)(x, w, y), gradients(conv)(x, w, y))
+    )
 
 
 def check_explain():
@@ -146,16 +177,18 @@ def check_explain():
 
 ALL = {"d": 8}
 GRID = {"a": 4, "b": 2}
-SUM = {"all-reduce": 1}
 CHECKS = {
-    "jit thin by batch": (check_jit, "thin", ALL, SUM, dict(batch="d")),
-    "jit thin by groups": (check_jit, "thin", ALL, {}, dict(groups="d")),
-    "jit thin by both": (check_jit, "thin", GRID, SUM, dict(batch="a", groups="b")),
-    "jit wide by batch": (check_jit, "wide", ALL, SUM, dict(batch="d")),
-    "jit wide by groups": (check_jit, "wide", ALL, {}, dict(groups="d")),
-    "jit depthwise by both": (check_jit, "depthwise", GRID, SUM, dict(batch="a", groups="b")),
-    "jit thin by height": (check_jit, "thin", ALL, None, dict(height="d")),
-    "jit wide by batch and height": (check_jit, "wide", GRID, None, dict(batch="a", height="b")),
+    "jit thin by batch": (check_jit, "thin", ALL, dict(batch="d")),
+    "jit thin by groups": (check_jit, "thin", ALL, dict(groups="d")),
+    "jit thin by height": (check_jit, "thin", ALL, dict(height="d")),
+    "jit thin, channels last, by both": (check_jit, "thin, channels last", GRID, dict(batch="a", groups="b")),
+    "jit wide by both": (check_jit, "wide", GRID, dict(batch="a", groups="b")),
+    "jit wide, channels last, by batch": (check_jit, "wide, channels last", ALL, dict(batch="d")),
+    "jit wide, channels last, by groups": (check_jit, "wide, channels last", ALL, dict(groups="d")),
+    "jit wide, channels last, by batch and height": (check_jit, "wide, channels last", GRID, dict(batch="a", height="b")),
+    "jit depthwise by both": (check_jit, "depthwise", GRID, dict(batch="a", groups="b")),
+    "jit depthwise by groups and height": (check_jit, "depthwise", GRID, dict(groups="a", height="b")),
+    "jit depthwise, channels last, by both": (check_jit, "depthwise, channels last", GRID, dict(batch="a", groups="b")),
     "shard_map by batch": (check_shard_map, True, dict(batch="d")),
     "shard_map by batch unchecked": (check_shard_map, False, dict(batch="d")),
     "shard_map by groups": (check_shard_map, True, dict(groups="d")),
@@ -167,8 +200,7 @@ CHECKS = {
 @pytest.fixture(scope="module")
 def results():
     """What each check found, by name: nothing if all is well."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    with python(__file__, "checks", env=environment) as process:
+    with python(__file__, "checks", env=virtual(8)) as process:
         out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     return json.loads(out.splitlines()[-1])
@@ -184,9 +216,8 @@ def test_two_processes_agree_with_one():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
     with contextlib.ExitStack() as stack:
-        two = [stack.enter_context(python(__file__, "process", address, str(i), env=environment)) for i in range(2)]
+        two = [stack.enter_context(python(__file__, "process", address, str(i), env=virtual(1))) for i in range(2)]
         outputs = [process.communicate(timeout=300) for process in two]
     assert [process.returncode for process in two] == [0, 0], outputs
     for out, _ in outputs:
@@ -204,6 +235,12 @@ def test_the_example():
     assert out.count("forward no communication") == 4
     assert re.findall(r"gradients (.*)", out) == ["no communication", "all-reduce", "no communication", "all-reduce"]
     assert out.endswith("4 ways to share the work, the same losses\n")
+
+
+def virtual(devices):
+    """The environment of a process with so many virtual devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
 @contextlib.contextmanager
