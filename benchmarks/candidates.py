@@ -1,9 +1,10 @@
-"""The ways to compute a row that are compared: this library and lax here, PyTorch and MXNet in `peers.py`."""
+"""The ways to compute a row that are compared: this library and lax here, PyTorch in `peers.py`, MXNet in `mxnet_peer.py`."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,12 +15,13 @@ import numpy as np
 from jax import lax
 
 import jaxgroupconv as jgc
-from benchmarks.shapes import Row
+from benchmarks.row import Row
 from benchmarks.timing import sampler
 
-Operands = Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
 ON_GPU = jax.default_backend() == "gpu"
-INNER = 10 if ON_GPU else 1  # calls between two waits
+# The name under which the planner knows what is measured here; the backend's own name is `gpu` for two platforms.
+PLATFORM = ("rocm" if "rocm" in jax.devices()[0].client.platform_version else "cuda") if ON_GPU else jax.default_backend()
+QUEUE = 2e-3 if ON_GPU else 0.0  # seconds of work between two waits, which cost some ten microseconds each
 MAX_SEPARATE_GROUPS = 8
 
 
@@ -38,15 +40,13 @@ class Candidate:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def jax_candidate(
-    row: Row, mode: str, operands: Operands, implementation: str | None = None, separate: bool = False
-) -> Candidate:
+def jax_candidate(row: Row, mode: str, copies: int, implementation: str | None = None, separate: bool = False) -> Candidate:
     """This library, or lax.
 
     Args:
       row: the layer.
       mode: `fwd`, `dx` or `dw`.
-      operands: sets of input, kernel and cotangent; more than one if they shall not stay in the cache.
+      copies: sets of operands to take in turn; more than one if they shall not stay in the cache.
       implementation: for `jgc.accelerate`; None for lax as it is.
       separate: write a transposed convolution as one `lax.conv_transpose` for each group.
 
@@ -58,23 +58,28 @@ def jax_candidate(
     """
     if separate and (row.form != "transpose" or not 1 < row.groups <= MAX_SEPARATE_GROUPS):
         raise NotImplementedError("not a transposed convolution of few groups")
-    dtype = jnp.dtype("float32" if row.dtype == "tf32" else row.dtype)
     with contextlib.ExitStack() as scope:
         scope.enter_context(jax.enable_x64(row.dtype == "float64"))
         if ON_GPU and row.dtype == "float32":
             scope.enter_context(jax.default_matmul_precision("highest"))
         if implementation is not None:
             scope.enter_context(jgc.accelerate(implementation))
-        sets = [tuple(jnp.asarray(array, dtype) for array in arrays) for arrays in operands]
+        sets = _sets(row, copies)
         conv = _separate_transpose if separate else _lax_conv if implementation is None else _jgc_conv
         facts = {} if implementation is None else _lowering(_program(row, mode, conv), sets[0], implementation)
         compiled, seconds = _compile(lambda: _program(row, mode, conv), sets[0])
         facts |= {"compile_s": seconds, "temp_bytes": compiled.memory_analysis().temp_size_in_bytes}
     return Candidate(
-        sample=sampler(compiled, jax.block_until_ready, sets, INNER),
+        sample=sampler(compiled, jax.block_until_ready, sets, QUEUE),
         result=lambda: np.asarray(compiled(*sets[0])).astype(np.float64),
         facts=facts,
     )
+
+
+@functools.lru_cache(maxsize=1)  # the candidates and modes of a row share them
+def _sets(row: Row, copies: int) -> list[tuple[jax.Array, ...]]:
+    first = tuple(jnp.array(array, row.operand_dtype) for array in row.operands())
+    return [first] + [tuple(map(jnp.copy, first)) for _ in range(copies - 1)]
 
 
 def _program(row: Row, mode: str, conv: Callable[[Row, jax.Array, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
@@ -93,9 +98,12 @@ def _program(row: Row, mode: str, conv: Callable[[Row, jax.Array, jax.Array], ja
 
 
 def _compile(program: Callable[[], Callable], arguments: Sequence[jax.Array]) -> tuple[Any, float]:
-    """Compiles from nothing; twice if that took long enough to matter, since another process may have been in the way."""
+    """Compiles from nothing; twice if that took long enough to matter, since another process may have been in the way.
+
+    Once on a GPU, where XLA remembers what it has found out about convolutions and products, and so would for the second time.
+    """
     compiled, seconds = None, []
-    while not seconds or (len(seconds) < 2 and 0.3 < seconds[0] < 5):
+    while not seconds or (len(seconds) < 2 and 0.3 < seconds[0] < 5 and not ON_GPU):
         jax.clear_caches()
         start = time.perf_counter()
         compiled = jax.jit(program()).lower(*arguments).compile()
@@ -105,7 +113,7 @@ def _compile(program: Callable[[], Callable], arguments: Sequence[jax.Array]) ->
 
 def _lowering(program: Callable, arguments: Sequence[jax.Array], implementation: str) -> dict[str, Any]:
     """Names the lowering of the program's last convolution: before a gradient stands the forward pass, which is dead."""
-    entry = jgc.explain(program, *arguments, platform="cuda" if ON_GPU else "cpu").entries[-1]
+    entry = jgc.explain(program, *arguments, platform=PLATFORM).entries[-1]
     if implementation not in ("auto", entry.plan.name):
         raise NotImplementedError(entry.plan.reason)
     return {"lowering": entry.plan.name, "reason": entry.plan.reason, "spec": str(entry.spec)}
@@ -129,7 +137,7 @@ def _lax_conv(row: Row, x: jax.Array, w: jax.Array) -> jax.Array:
         rhs_dilation=row.dilation,
         dimension_numbers=(row.layout, _kernel_layout(row), row.layout),
         feature_group_count=row.groups,
-        preferred_element_type=jnp.int32 if row.dtype == "int8" else None,
+        preferred_element_type=row.result_dtype if row.dtype == "int8" else None,
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import math
 import os
 import pathlib
 import platform
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -36,21 +38,75 @@ def name() -> str:
     return re.sub(r"[^a-z0-9]+", "-", what.lower()).strip("-")
 
 
-def peaks() -> dict[str, float]:
-    """Measured GFLOP/s of a large float32 matrix product, and GB/s of an update in place of 256 MiB, read and write counted."""
-    product = jax.jit(lambda a: a @ a)
-    matrix, copy = jnp.ones((3072, 3072), jnp.float32), jnp.ones(1 << 26, jnp.float32)
+def peaks(dtypes: Sequence[str] = ()) -> dict[str, Any]:
+    """Measures what bounds every row.
+
+    Args:
+      dtypes: of rows; on a GPU the matrix rate of each is measured, elsewhere that of float32 only.
+
+    Returns:
+      `gflop_s`, of a large float32 matrix product; `gb_s`, of an update in place of 256 MiB, read and write counted;
+      `launch_s`, seconds of one of many queued calls that do nothing; and on a GPU `matrix`, GFLOP/s for each dtype.
+    """
+    on_gpu = jax.default_backend() == "gpu"
+    calls = 10 if on_gpu else 1
+
     # In place, because the pages of a fresh result would be measured too.
     update = jax.jit(lambda a: a + 1, donate_argnums=0)
-    products, updates = [], []
-    for _ in range(8):
+
+    def updates(a: jax.Array, count: int) -> tuple[jax.Array, float]:
         start = time.perf_counter()
-        product(matrix).block_until_ready()
-        products.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        copy = update(copy).block_until_ready()
-        updates.append(time.perf_counter() - start)
-    return {"gflop_s": 2 * matrix.shape[0] ** 3 / min(products) / 1e9, "gb_s": 2 * copy.nbytes / min(updates) / 1e9}
+        for _ in range(count):
+            a = update(a)
+        a.block_until_ready()
+        return a, (time.perf_counter() - start) / count
+
+    def fastest(size: int, count: int) -> float:
+        a, _ = updates(jnp.ones(size, jnp.float32), 1)
+        best = math.inf
+        for _ in range(8):
+            a, seconds = updates(a, count)
+            best = min(best, seconds)
+        return best
+
+    found: dict[str, Any] = {"gflop_s": _matrix_rate("float32", 8192 if on_gpu else 3072, calls)}
+    found |= {"gb_s": 2 * 4 * (1 << 26) / fastest(1 << 26, calls) / 1e9, "launch_s": fastest(1, 100)}
+    if on_gpu:
+        found["matrix"] = {dtype: _matrix_rate(dtype, 8192, calls) for dtype in dtypes}
+    return found
+
+
+def _matrix_rate(dtype: str, n: int, calls: int) -> float | None:
+    """GFLOP/s of a product of random n x n matrices; None if there is no such product."""
+    operand = {"tf32": "float32", "int8-int8": "int8"}.get(dtype, dtype)
+    precision = jax.lax.Precision.HIGHEST if dtype == "float32" else None
+
+    @jax.jit
+    def product(a: jax.Array) -> jax.Array:
+        return jax.lax.dot(a, a, precision=precision, preferred_element_type="int32" if operand == "int8" else None)
+
+    try:
+        with jax.enable_x64(dtype == "float64"):
+            a = (8 * jax.random.normal(jax.random.key(0), (n, n), "float32")).astype(operand)
+            product(a).block_until_ready()
+            seconds = []
+            for _ in range(8):
+                start, out = time.perf_counter(), a
+                for _ in range(calls):
+                    out = product(a)
+                out.block_until_ready()
+                seconds.append((time.perf_counter() - start) / calls)
+    except Exception:
+        return None
+    return 2 * n**3 / min(seconds) / 1e9
+
+
+def answers() -> bool:
+    """Whether the device still computes: after an illegal access in a kernel nothing does any more in this process."""
+    try:
+        return float(jax.jit(lambda a: a + 1)(jnp.ones((), jnp.float32))) == 2.0
+    except Exception:
+        return False
 
 
 def _cpuinfo() -> str:

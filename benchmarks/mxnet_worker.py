@@ -1,4 +1,4 @@
-"""The other end of `peers.MXNet`; needs no more than Python 3.8, NumPy and MXNet 1.9."""
+"""The other end of `mxnet_peer.MXNet`; needs no more than Python 3.8, NumPy and MXNet 1.9."""
 
 import os
 

@@ -1,49 +1,50 @@
-"""PyTorch in this process, and MXNet in an interpreter of its own (its last release needs Python 3.8)."""
+"""PyTorch, in this process; on a GPU with cuDNN, which chooses by measuring."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-import pathlib
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.candidates import INNER, ON_GPU, Candidate, Operands
-from benchmarks.shapes import Row
+from benchmarks.candidates import ON_GPU, QUEUE, Candidate
+from benchmarks.row import Row
 from benchmarks.timing import sampler
-from benchmarks.worker import Worker
 
 torch.set_num_threads(os.cpu_count() or 1)
 torch.set_grad_enabled(False)
-_DEVICE = torch.device("cuda" if ON_GPU and torch.cuda.is_available() else "cpu")
+torch.backends.cudnn.benchmark = True  # at the first call, which is not timed
+_DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 
 
-def torch_candidate(row: Row, mode: str, operands: Operands, channels_last: bool = False) -> Candidate:
+def torch_candidate(row: Row, mode: str, copies: int, channels_last: bool = False) -> Candidate:
     """PyTorch's eager operator; each gradient is computed alone.
 
     Args:
       row: the layer.
       mode: `fwd`, `dx` or `dw`.
-      operands: sets of input, kernel and cotangent.
+      copies: sets of operands to take in turn.
       channels_last: keep the operands of a channel-first row in PyTorch's channels_last memory format.
 
     Returns:
       The candidate.
 
     Raises:
-      NotImplementedError: PyTorch has no convolution of this dtype or with these paddings.
+      NotImplementedError: PyTorch has no convolution of this dtype or with these paddings, or no GPU where JAX has one.
     """
-    if row.dtype == "int8":
-        raise NotImplementedError("no int8 convolution outside of quantized modules")
+    if ON_GPU and not torch.cuda.is_available():
+        raise NotImplementedError("this PyTorch sees no GPU")
+    if row.dtype.startswith("int8"):
+        raise NotImplementedError("PyTorch has no int8 convolution outside of quantized modules")
     if channels_last and (row.channel_last or row.ndim == 1):
         raise NotImplementedError("nothing to change")
-    torch.backends.cudnn.allow_tf32 = row.dtype == "tf32"
-    last = row.channel_last or channels_last
-    sets = [(_tensor(row, x, last), _tensor(row, w, last, kernel=True), _tensor(row, ct, last)) for x, w, ct in operands]
+    # Heeded when called: all candidates of a row have its dtype.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = row.dtype == "tf32"
+    sets = _sets(row, copies, row.channel_last or channels_last)
     call = _program(row, mode)
 
     def result() -> np.ndarray:
@@ -57,16 +58,16 @@ def torch_candidate(row: Row, mode: str, operands: Operands, channels_last: bool
         if _DEVICE.type == "cuda":
             torch.cuda.synchronize()
 
-    return Candidate(sampler(call, wait, sets, INNER), result)
+    return Candidate(sampler(call, wait, sets, QUEUE), result)
 
 
-def torch_candidate_2d(row: Row, mode: str, operands: Operands) -> Candidate:
+def torch_candidate_2d(row: Row, mode: str, copies: int) -> Candidate:
     """PyTorch again, with a 1-D channel-last row written as a 2-D one of height 1, which is up to 15 times faster there.
 
     Args:
       row: the layer.
       mode: `fwd`, `dx` or `dw`.
-      operands: sets of input, kernel and cotangent.
+      copies: sets of operands to take in turn.
 
     Returns:
       The candidate.
@@ -78,9 +79,15 @@ def torch_candidate_2d(row: Row, mode: str, operands: Operands) -> Candidate:
         raise NotImplementedError("only for NWC")
     changes: dict[str, Any] = {name: (1, *getattr(row, name)) for name in ("size", "kernel", "stride", "dilation")}
     changes |= {"padding": ((0, 0), *row.padding), "output_padding": (0, *row.output_padding), "layout": "NHWC"}
-    expanded = [(np.expand_dims(x, -3), np.expand_dims(w, -4), np.expand_dims(ct, -3)) for x, w, ct in operands]
-    candidate = torch_candidate(dataclasses.replace(row, **changes), mode, expanded)
+    candidate = torch_candidate(dataclasses.replace(row, **changes), mode, copies)  # its operands are the row's, reshaped
     return dataclasses.replace(candidate, result=lambda: candidate.result().squeeze(-4 if mode == "dw" else -3))
+
+
+@functools.lru_cache(maxsize=2)  # the modes of a row share them
+def _sets(row: Row, copies: int, channels_last: bool) -> list[tuple[torch.Tensor, ...]]:
+    x, w, ct = row.operands()
+    first = _tensor(row, x, channels_last), _tensor(row, w, channels_last, kernel=True), _tensor(row, ct, channels_last)
+    return [first] + [tuple(map(torch.clone, first)) for _ in range(copies - 1)]
 
 
 def _tensor(row: Row, array: np.ndarray, channels_last: bool, kernel: bool = False) -> torch.Tensor:
@@ -88,8 +95,7 @@ def _tensor(row: Row, array: np.ndarray, channels_last: bool, kernel: bool = Fal
     if row.channel_last:
         lead = array.ndim - row.ndim - 2
         array = np.moveaxis(array, (-1, -2), (lead, lead + 1)) if kernel else np.moveaxis(array, -1, lead + 1)
-    dtype = torch.float32 if row.dtype == "tf32" else getattr(torch, row.dtype)
-    tensor = torch.from_numpy(np.ascontiguousarray(array)).to(_DEVICE, dtype)
+    tensor = torch.from_numpy(np.ascontiguousarray(array)).to(_DEVICE, getattr(torch, row.operand_dtype), copy=True)
     if not channels_last:
         return tensor
     axis = tensor.ndim - row.ndim - 1
@@ -119,48 +125,3 @@ def _program(row: Row, mode: str) -> Callable[..., torch.Tensor]:
     if row.form == "per_example":
         return lambda x, w, ct: torch.func.vmap(one, (0, None, 0))(x[:, None], w, ct[:, None])
     return one
-
-
-class MXNet:
-    """MXNet 1.x in a process of its own, which computes and measures one row at a time when asked.
-
-    Args:
-      python: an interpreter that can import mxnet.
-    """
-
-    def __init__(self, python: str):
-        self._worker = Worker(python, "benchmarks.mxnet_worker")
-        self._folder = tempfile.TemporaryDirectory()
-        self.version = self._worker.ask("version")
-
-    def candidate(self, row: Row, mode: str, operands: Operands) -> Candidate:
-        """MXNet's symbolic executor with a plain Convolution or Deconvolution.
-
-        Args:
-          row: the layer.
-          mode: `fwd`, `dx` or `dw`.
-          operands: sets of input, kernel and cotangent, of which the first is used.
-
-        Returns:
-          The candidate.
-
-        Raises:
-          NotImplementedError: MXNet has no such convolution.
-        """
-        if row.channel_last or row.dtype != "float32" or row.form not in ("conv", "transpose"):
-            raise NotImplementedError("MXNet computes channel-first float32 convolutions on a CPU")
-        paths = [str(pathlib.Path(self._folder.name, f"{name}.npy")) for name in ("x", "w", "ct", "out")]
-        for path, array in zip(paths, operands[0], strict=False):
-            np.save(path, array.astype(np.float32))
-        self._worker.ask("prepare", mode=mode, row=dataclasses.asdict(row), out_size=row.out_size, paths=paths)
-
-        def result() -> np.ndarray:
-            self._worker.ask("result", path=paths[-1])
-            return np.load(paths[-1]).astype(np.float64)
-
-        return Candidate(lambda seconds: self._worker.ask("sample", seconds=seconds), result)
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._worker.close()
-        self._folder.cleanup()

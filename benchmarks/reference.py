@@ -2,11 +2,53 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from benchmarks.shapes import Row
+from benchmarks.row import Row
+
+Operands = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def expected(row: Row, mode: str, rounded: Callable[[np.ndarray], np.ndarray], flops: float) -> tuple[Any, np.ndarray]:
+    """What to compare a result with: all of it, or of a large one the first, middle and last items or groups.
+
+    Args:
+      row: the layer.
+      mode: `fwd`, `dx` or `dw`.
+      rounded: rounds operands to the row's dtype.
+      flops: the operations that are affordable.
+
+    Returns:
+      An index into the result, and the float64 values that should be there.
+    """
+    if row.flops <= flops or row.form not in ("conv", "transpose"):
+        return ..., reference(row, mode, *map(rounded, row.operands()))
+    x, w, ct = row.operands()
+    if mode != "dw":  # items are independent of each other
+        items = _some(row.batch)
+        part = dataclasses.replace(row, batch=len(items))
+        return np.array(items), reference(part, mode, rounded(x[items]), rounded(w), rounded(ct[items]))
+    groups = _some(row.groups)
+    sizes = {name: getattr(row, name) // row.groups * len(groups) for name in ("channels", "features")}
+    part = dataclasses.replace(row, groups=len(groups), **sizes)
+    channels, major = (-1, -1) if row.channel_last else (1, 0)
+
+    def at(count: int) -> np.ndarray:
+        return np.arange(count).reshape(row.groups, -1)[groups].ravel()
+
+    x, ct = np.take(x, at(row.channels), channels), np.take(ct, at(row.features), channels)
+    index = at(row.channels if row.form == "transpose" else row.features)
+    values = reference(part, mode, rounded(x), rounded(np.take(w, index, major)), rounded(ct))
+    return (..., index) if row.channel_last else index, values
+
+
+def _some(count: int) -> list[int]:
+    return sorted({0, count // 2, count - 1})
 
 
 def reference(row: Row, mode: str, x: np.ndarray, w: np.ndarray, ct: np.ndarray) -> np.ndarray:

@@ -61,7 +61,8 @@ def seconds(measurement: Measurement, family: str, statistic: str = "min_s") -> 
     Returns:
       Seconds, or None if none ran.
     """
-    found = [r[statistic] for name, r in measurement["results"].items() if name.split(" ")[0] == family and r.get("right")]
+    results = [r for name, r in measurement["results"].items() if name.split(" ")[0] == family]
+    found = [r[statistic] for r in results if r.get("right") and statistic in r]
     return min(found, default=None)
 
 
@@ -69,6 +70,11 @@ def ratio(measurement: Measurement, family: str, statistic: str = "min_s") -> fl
     """How many times longer than this library a family takes, or None."""
     ours, other = seconds(measurement, "jgc", statistic), seconds(measurement, family, statistic)
     return other / ours if ours and other else None
+
+
+def matrix_rate(peaks: dict[str, Any], dtype: str) -> float:
+    """GFLOP/s of a large matrix product of a dtype, or of float32 where only that was measured."""
+    return peaks.get("matrix", {}).get(dtype) or peaks["gflop_s"]
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -155,7 +161,7 @@ def table(data: dict[str, Any], statistic: str) -> list[str]:
         if ours is None:
             continue
         r, lax = m["results"]["jgc"], m["results"].get("lax", {})
-        floor = max(m["flops"] / data["peaks"]["gflop_s"], m["bytes"] / data["peaks"]["gb_s"]) / 1e9
+        floor = max(m["flops"] / matrix_rate(data["peaks"], m["row"]["dtype"]), m["bytes"] / data["peaks"]["gb_s"]) / 1e9
         others = [f"{x:.2f}" if (x := ratio(m, family, statistic)) else "–" for family in ("lax", "torch", "mxnet")]
         lines.append(
             f"| {m['key']} | {m['mode']} | {1e3 * ours:.3f} | {' | '.join(others)} | {r['lowering']} "

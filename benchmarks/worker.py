@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import select
 import subprocess
 import sys
 import time
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+class Ended(RuntimeError):
+    """The worker's process ended, or had to be ended, before it answered."""
 
 
 class Worker:
@@ -32,31 +37,45 @@ class Worker:
             env={**os.environ, **environment},
         )
 
-    def ask(self, operation, **arguments):
+    def ask(self, operation, patience=None, **arguments):
         """Lets the worker call one of its operations.
 
         Args:
           operation: its name.
+          patience: seconds after which a process that has not answered is ended; None waits for ever.
           **arguments: what it takes, as JSON.
 
         Returns:
           What it returned.
 
         Raises:
-          RuntimeError: the operation raised, or the process ended.
+          Ended: the process ended, or was ended.
+          RuntimeError: the operation raised.
         """
-        self._process.stdin.write(json.dumps([operation, arguments]) + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps([operation, arguments]) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise Ended(f"the process had ended with status {self._process.wait()}") from None
+        # An answer is one line, so that nothing of an earlier one is left in the buffer.
+        if patience is not None and not select.select([self._process.stdout], [], [], patience)[0]:
+            self.end()
+            raise Ended(f"the process was ended, for it had not answered in {patience:g} s")
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the worker ended with status {self._process.wait()}")
+            raise Ended(f"the process ended with status {self._process.wait()}")
         answer = json.loads(line)
         if "error" in answer:
             raise RuntimeError(answer["error"])
         return answer["value"]
 
+    def end(self):
+        """Ends the process at once, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+
     def close(self):
-        """Ends the process."""
+        """Lets the process end by itself."""
         self._process.stdin.close()
         self._process.wait(timeout=60)
 
