@@ -65,9 +65,9 @@ def jax_candidate(row: Row, mode: str, copies: int, implementation: str | None =
         if implementation is not None:
             scope.enter_context(jgc.accelerate(implementation))
         sets = _sets(row, copies)
-        conv = _separate_transpose if separate else _lax_conv if implementation is None else _jgc_conv
-        facts = {} if implementation is None else _lowering(_program(row, mode, conv), sets[0], implementation)
-        compiled, seconds = _compile(lambda: _program(row, mode, conv), sets[0])
+        conv = _separate_transpose if separate else lax_conv if implementation is None else _jgc_conv
+        facts = {} if implementation is None else _lowering(program(row, mode, conv), sets[0], implementation)
+        compiled, seconds = _compile(lambda: program(row, mode, conv), sets[0])
         facts |= {"compile_s": seconds, "temp_bytes": compiled.memory_analysis().temp_size_in_bytes}
     return Candidate(
         sample=sampler(compiled, jax.block_until_ready, sets, QUEUE),
@@ -82,7 +82,18 @@ def _sets(row: Row, copies: int) -> list[tuple[jax.Array, ...]]:
     return [first] + [tuple(map(jnp.copy, first)) for _ in range(copies - 1)]
 
 
-def _program(row: Row, mode: str, conv: Callable[[Row, jax.Array, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+def program(row: Row, mode: str, conv: Callable[[Row, jax.Array, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    """A function of input, kernel and cotangent.
+
+    Args:
+      row: the layer.
+      mode: `fwd`, `dx` or `dw`.
+      conv: computes the row's convolution of one member of an ensemble, such as `lax_conv`.
+
+    Returns:
+      The function; of an ensemble or of per-example gradients, the batched one.
+    """
+
     def one(x: jax.Array, w: jax.Array, ct: jax.Array) -> jax.Array:
         if mode == "fwd":
             return conv(row, x, w)
@@ -124,7 +135,8 @@ def _kernel_layout(row: Row) -> str:
     return f"{k}IO" if row.channel_last else f"OI{k}"
 
 
-def _lax_conv(row: Row, x: jax.Array, w: jax.Array) -> jax.Array:
+def lax_conv(row: Row, x: jax.Array, w: jax.Array) -> jax.Array:
+    """The row as one `lax.conv_general_dilated`."""
     strides, padding, lhs_dilation = row.stride, row.padding, None
     if row.form == "transpose":
         strides, lhs_dilation, padding, w = (1,) * row.ndim, row.stride, _transposed_padding(row), _regroup(row, w)
@@ -143,7 +155,7 @@ def _lax_conv(row: Row, x: jax.Array, w: jax.Array) -> jax.Array:
 
 def _jgc_conv(row: Row, x: jax.Array, w: jax.Array) -> jax.Array:
     if row.form != "transpose":
-        return _lax_conv(row, x, w)
+        return lax_conv(row, x, w)
     return jgc.group_conv_transpose(
         x,
         w,
