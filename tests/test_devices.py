@@ -1,6 +1,6 @@
 """Many devices, by JAX's own engine: what is sharded by batch or by groups stays where it is.
 
-The checks run in one process with eight virtual devices (this file, as a program); each is a test here.
+The checks run in one process with eight virtual devices: this file, as a program.
 """
 
 import collections
@@ -19,7 +19,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from inspecting import ran
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
@@ -141,6 +140,20 @@ def check_shard_map(check_vma, **axes):
         check_values(backward(*args), expected)
 
 
+def check_partly_manual(**axes):
+    """A shard_map over the batch, in which XLA shares out another axis."""
+    conv, x, w, y, names = problem("thin")
+    mesh = jax.make_mesh(tuple(GRID.values()), tuple(GRID), axis_types=(AxisType.Auto,) * 2)
+    of_x, of_w = specs(names, batch="a", **axes)
+    args = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in ((x, of_x), (w, of_w), (y, of_x))]
+    sharded = jax.shard_map(conv, mesh=mesh, axis_names={"a"}, in_specs=(P("a"), P()), out_specs=P("a"))
+    forward, backward = check_planned(sharded, *args[:2]), check_planned(gradients(sharded), *args)
+    rows, sums = (2, 2) if "height" in axes else (0, 1)
+    assert collectives(forward) == ({"collective-permute": rows} if rows else {})
+    assert collectives(backward) == ({"collective-permute": 2 * rows} if rows else {}) | {"all-reduce": sums}
+    check_values((forward(*args[:2]), *backward(*args)), (conv(x, w), *gradients(conv)(x, w, y)))
+
+
 def check_explicit():
     """Shardings in types: the result and the gradients have those that JAX's rules give them."""
     conv, x, w, y, names = problem("thin")
@@ -192,23 +205,21 @@ CHECKS = {
     "shard_map by batch": (check_shard_map, True, dict(batch="d")),
     "shard_map by batch unchecked": (check_shard_map, False, dict(batch="d")),
     "shard_map by groups": (check_shard_map, True, dict(groups="d")),
+    "shard_map by batch, by groups without it": (check_partly_manual, dict(groups="b")),
+    "shard_map by batch, by height without it": (check_partly_manual, dict(height="b")),
     "explicit": (check_explicit, {}),
     "explain": (check_explain, {}),
 }
 
 
-@pytest.fixture(scope="module")
-def results():
-    """What each check found, by name: nothing if all is well."""
+def test_eight_devices():
+    """One test, so that one process makes all the checks; it tells which of them failed, and how."""
     with python(__file__, "checks", env=virtual(8)) as process:
         out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    return json.loads(out.splitlines()[-1])
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_eight_devices(name, results):
-    assert not results[name], results[name]
+    found = json.loads(out.splitlines()[-1])
+    assert list(found) == list(CHECKS)
+    assert not (failed := {name: error for name, error in found.items() if error}), "\n".join(map("\n".join, failed.items()))
 
 
 def test_two_processes_agree_with_one():
