@@ -6,11 +6,13 @@ import threading
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from inspecting import ran
 from jax import lax
 
 import jaxgroupconv as jgc
+from jaxgroupconv.lowerings import LOWERINGS, Lowering
 
 X = jax.ShapeDtypeStruct((1, 4, 5), jnp.float32)
 W = jax.ShapeDtypeStruct((4, 2, 3), jnp.float32)
@@ -23,6 +25,14 @@ def conv(x, w):
 def ran_in(f=conv, *args):
     """The planned lowerings of a program, in order."""
     return [name for name in ran(jax.jit(f).lower(*args or (X, W)).as_text()) if name != "native"]
+
+
+def check_values(f, plain=conv):
+    """A function, whose scopes hold here, has the values of one without."""
+    x, w = (jnp.sin(jnp.arange(np.prod(a.shape), dtype=a.dtype)).reshape(a.shape) for a in (X, W))
+    got = jax.jit(f)(x, w)
+    with jgc.accelerate("native"):
+        np.testing.assert_allclose(got, jax.jit(plain)(x, w), rtol=1e-5, atol=1e-5)
 
 
 def held():
@@ -57,10 +67,17 @@ def test_scopes_of_one_program_keep_apart():
             y = conv(y, w)
         return conv(y, w)
 
+    def plain(x, w):
+        return conv(conv(conv(x, w), w), w)
+
     assert ran_in(f) == ["taps", "matmul"]
+    check_values(f, plain)
     with jgc.accelerate("per_group"):
         assert ran_in(f) == ["taps", "matmul", "per_group"]
-    assert ran_in(jax.grad(lambda x, w: f(x, w).sum(), 1)).count("matmul") == 3
+        check_values(f, plain)
+    gradient, plain_gradient = (jax.grad(lambda x, w, f=f: f(x, w).sum(), 1) for f in (f, plain))
+    assert ran_in(gradient).count("matmul") == 3
+    check_values(gradient, plain_gradient)
 
 
 def test_one_scope_is_reusable_and_reentrant():
@@ -108,6 +125,34 @@ def test_jitted_functions_follow_a_toggle():
         assert used(f, x, w) == used(inner, x, w) == used(g, w) == on
 
 
+def test_what_runs_follows_a_toggle(monkeypatch):
+    """A lowering that is off by a thousand shows itself in what a jitted function returns, whichever cache it comes from."""
+    x, w = jnp.ones((1, 4, 6)), jnp.ones(W.shape)  # a shape that no other test lowers
+    wrong = lambda spec, lhs, rhs: lax.conv_general_dilated(lhs, rhs, **spec.lax_params()) + 1000  # noqa: E731
+    monkeypatch.setitem(LOWERINGS, "taps", Lowering("taps", lambda spec: None, wrong))
+    inner = jax.jit(conv)
+    f, g = jax.jit(lambda x, w: inner(x, w)), jax.jit(jax.value_and_grad(lambda x, w: inner(x, w).sum()))
+    expected = float(conv(x, w).sum())
+    thousands = 1000 * x.size
+
+    def check(on):
+        for _ in range(2):
+            for total in (f(x, w).sum(), inner(x, w).sum(), g(x, w)[0], conv(x, w).sum()):
+                assert float(total) == expected + on * thousands
+
+    for on in (False, True, False, True):
+        (jgc.enable if on else jgc.disable)()
+        check(on)
+    with jgc.accelerate("native"):
+        check(False)
+    check(True)
+    jgc.disable()
+    with jgc.accelerate("taps"):
+        check(True)
+    check(False)
+    jax.clear_caches()  # the wrong lowering is forgotten
+
+
 def test_a_jitted_function_follows_the_scope_that_calls_it():
     inner = jax.jit(conv)
     assert ran_in(inner) == []
@@ -141,7 +186,10 @@ def test_decorators():
     assert ran_in(Net().bare) == ran_in(Net.of_class) == ["taps"]
     assert ran_in(Net().named) == ["matmul"]
     assert ran_in(Net.static) == ["per_group"]
-    assert ran_in(jgc.accelerate(jax.jit(conv))) == ran_in(jax.jit(jgc.accelerate(conv))) == ["taps"]
+    outside, inside = jgc.accelerate(jax.jit(conv)), jax.jit(jgc.accelerate(conv))
+    assert ran_in(outside) == ran_in(inside) == ["taps"]
+    for f in (Net().bare, Net().named, Net.static, Net.of_class, outside, inside):
+        check_values(f)
 
 
 def test_a_generator_runs_each_step_inside():
