@@ -179,13 +179,34 @@ def check_explicit():
     )
 
 
+def check_pmap():
+    """Each device plans its part of the batch; the only communication is the program's own sum."""
+    conv, x, w, y, _ = problem("thin")
+
+    def local(x, w, y):
+        dx, dw = gradients(conv)(x, w, y)
+        return dx, lax.psum(dw, "d")
+
+    parts = [a.reshape(8, 2, *a.shape[1:]) for a in (x, y)]
+    lowered = jax.pmap(jgc.accelerate(local), "d", in_axes=(0, None, 0)).lower(parts[0], w, parts[1])
+    assert (names := ran(lowered.as_text())) and "native" not in names, names
+    compiled = lowered.compile()
+    assert collectives(compiled) == {"all-reduce": 1}, collectives(compiled)
+    dx, dw = compiled(parts[0], w, parts[1])
+    check_values((dx.reshape(x.shape), dw[0]), gradients(conv)(x, w, y))
+
+
 def check_explain():
-    """`explain` sees that arguments lie on several devices."""
+    """`explain` sees that arguments lie on several devices, and that each plans for itself inside of shard_map."""
     conv, x, w, _, names = problem("wide")
     mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
-    args = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip((x, w), specs(names, groups="d"), strict=True)]
-    (entry,) = jgc.explain(jgc.accelerate(conv), *args).entries
-    assert ran(jax.jit(jgc.accelerate(conv)).lower(*args).as_text()) == [entry.plan.name]
+    of_x, of_w = specs(names, groups="d")
+    args = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in ((x, of_x), (w, of_w))]
+    sharded = jax.shard_map(conv, mesh=mesh, in_specs=(of_x, of_w), out_specs=of_x)
+    for f, plan, groups in ((conv, "matmul", 8), (sharded, "native", 1)):
+        (entry,) = jgc.explain(jgc.accelerate(f), *args).entries
+        assert ran(jax.jit(jgc.accelerate(f)).lower(*args).as_text()) == [entry.plan.name] == [plan]
+        assert entry.spec.groups == groups and entry.source.startswith("test_devices.py")
 
 
 ALL = {"d": 8}
@@ -208,6 +229,7 @@ CHECKS = {
     "shard_map by batch, by groups without it": (check_partly_manual, dict(groups="b")),
     "shard_map by batch, by height without it": (check_partly_manual, dict(height="b")),
     "explicit": (check_explicit, {}),
+    "pmap": (check_pmap, {}),
     "explain": (check_explain, {}),
 }
 
