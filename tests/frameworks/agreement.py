@@ -7,6 +7,18 @@ from inspecting import recorded
 import jaxgroupconv as jgc
 
 
+def explained(function, *args):
+    """What `explain` tells of a framework's program under `jgc.enable()`: (role, lowering) of each grouped convolution."""
+    jgc.enable()
+    try:
+        entries = jgc.explain(function, *args).entries
+    finally:
+        jgc.disable()
+    grouped = [entry for entry in entries if entry.spec.groups > 1]
+    assert all(entry.marked and entry.source for entry in grouped)
+    return [(entry.role, entry.plan.name) for entry in grouped]
+
+
 def agree(program, *, grouped, rtol=1e-4):
     """Runs a program without the library and under `jgc.enable()`.
 

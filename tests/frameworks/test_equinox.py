@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from agreement import agree
+from agreement import agree, explained
 
 X = jnp.sin(jnp.arange(4 * 8 * 6 * 6, dtype=jnp.float32)).reshape(4, 8, 6, 6)
 
@@ -47,6 +47,21 @@ def test_training():
         return values, net.down.weight, net.up.weight, jax.tree.leaves(state)
 
     agree(train, grouped=5, rtol=1e-3)
+
+
+def test_explain():
+    net, state = eqx.nn.make_with_state(Net)(jax.random.key(0))
+    arrays, rest = eqx.partition(net, eqx.is_inexact_array)
+
+    def loss(arrays, x):
+        out, _ = jax.vmap(eqx.combine(arrays, rest), axis_name="batch", in_axes=(0, None), out_axes=(0, None))(x, state)
+        return jnp.mean(out**2)
+
+    found = explained(jax.grad(loss, (0, 1)), arrays, X)
+    assert (
+        sorted(role for role, _ in found) == ["batched dw", "batched dw", "batched dx", "batched dx"] + ["batched forward"] * 2
+    )
+    assert "native" not in {name for _, name in found}
 
 
 def test_an_ensemble():

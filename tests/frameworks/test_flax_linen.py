@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from agreement import agree
+from agreement import agree, explained
 from inspecting import ran
 
 import jaxgroupconv as jgc
@@ -53,9 +53,24 @@ def test_training():
         for key in jax.random.split(jax.random.key(2), 3):
             params, state, moments, value = step(params, state, moments, key)
             values.append(value)
-        return values, state, jax.tree.map(lambda p: p.mean(), params)
+        return values, state, params
 
     agree(train, grouped=8, rtol=1e-3)
+
+
+def test_explain():
+    """The convolutions inside of remat and scan too."""
+    net = Net()
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    variables = jax.eval_shape(net.init, keys, X)
+
+    def loss(params, state):
+        return net.apply({"params": params, **state}, X, rngs={"dropout": keys["dropout"]}, mutable=["batch_stats"])[0].sum()
+
+    state = dict(variables)
+    found = explained(jax.grad(loss), state.pop("params"), state)
+    assert {role for role, _ in found} == {"forward", "recomputed", "dx", "dw"}
+    assert "native" not in {name for _, name in found}
 
 
 def test_an_injected_convolution():

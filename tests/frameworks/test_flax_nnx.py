@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
-from agreement import agree
+from agreement import agree, explained
 from flax import nnx
 from inspecting import ran
 
@@ -48,16 +48,26 @@ def test_training():
     agree(train, grouped=5, rtol=1e-3)
 
 
-def test_an_ensemble():
+def test_explain():
+    graph, state = nnx.split(Net(nnx.Rngs(0)))
+    found = explained(jax.grad(lambda state: loss(nnx.merge(graph, state)), allow_int=True), state)
+    assert {role for role, _ in found} >= {"forward", "dx", "dw"}
+    assert "native" not in {name for _, name in found}
+
+
+def test_an_ensemble_and_a_scan():
+    """Three layers, side by side and one after the other."""
+
     def run():
         @nnx.vmap
         def make(key):
             return nnx.Conv(8, 8, (3, 3), feature_group_count=4, rngs=nnx.Rngs(key))
 
         net = make(jax.random.split(jax.random.key(0), 3))
-        return nnx.vmap(lambda net, x: net(x), in_axes=(0, None))(net, X)
+        scan = nnx.scan(lambda x, net: nnx.relu(net(x)), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        return nnx.vmap(lambda net, x: net(x), in_axes=(0, None))(net, X), scan(X, net)
 
-    agree(run, grouped=1)
+    agree(run, grouped=2)
 
 
 def test_an_injected_convolution():

@@ -3,7 +3,7 @@
 import haiku as hk
 import jax
 import jax.numpy as jnp
-from agreement import agree
+from agreement import agree, explained
 
 X = jnp.sin(jnp.arange(4 * 6 * 6 * 8, dtype=jnp.float32)).reshape(4, 6, 6, 8)
 
@@ -31,3 +31,11 @@ def test_training_with_state():
         return value, params, state
 
     agree(train, grouped=5)
+
+
+def test_explain():
+    transformed = hk.transform_with_state(net)
+    params, state = jax.eval_shape(transformed.init, jax.random.key(0), X)
+    found = explained(jax.grad(lambda params, state: transformed.apply(params, state, None, X)[0].sum()), params, state)
+    assert sorted(role for role, _ in found) == ["dw", "dw", "dx", "forward", "forward"]  # no gradient to the input
+    assert "native" not in {name for _, name in found}

@@ -1,10 +1,11 @@
 """Keras 3 on JAX: fit, predict, its grouped layers, and a network of keras.applications."""
 
+import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
-from agreement import agree
+from agreement import agree, explained
 from keras import layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64:UserWarning")  # Keras asks JAX 0.12 for it
@@ -43,10 +44,23 @@ def test_fit_and_predict():
     agree(train, grouped=6, rtol=1e-3)
 
 
-def test_an_application():
-    def run():
-        keras.utils.set_random_seed(0)
-        model = keras.applications.MobileNet((32, 32, 3), alpha=0.25, weights=None, classes=5)
-        return model.predict(images(2, 32, 32, 3), verbose=0)
+def mobilenet():
+    keras.utils.set_random_seed(0)
+    return keras.applications.MobileNet((32, 32, 3), alpha=0.25, weights=None, classes=5)
 
-    agree(run, grouped=5)
+
+def test_an_application():
+    agree(lambda: mobilenet().predict(images(2, 32, 32, 3), verbose=0), grouped=5)
+
+
+def test_explain():
+    model = mobilenet()
+    state = [[v.value for v in variables] for variables in (model.trainable_variables, model.non_trainable_variables)]
+
+    def loss(trainable, fixed, x):
+        return model.stateless_call(trainable, fixed, x, training=True)[0].sum()
+
+    found = explained(jax.grad(loss), *state, images(2, 32, 32, 3))
+    assert [role for role, _ in found].count("forward") == 13  # MobileNet's depthwise layers
+    assert {role for role, _ in found} == {"forward", "dx", "dw"}
+    assert "native" not in {name for _, name in found}
