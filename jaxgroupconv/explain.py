@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import re
+import sysconfig
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -185,10 +186,13 @@ def _jaxprs(value: Any) -> Iterator[Any]:
 
 
 def _source(eqn: Any) -> str:
-    """File, line and function of the innermost frame that is the user's."""
+    """File, line and function of the user's innermost frame; of an installed framework's, if no other called it."""
     traceback = getattr(eqn.source_info, "traceback", None)
     own = (f"{jax.__path__[0]}/", __file__.rsplit("/", 1)[0])
-    for frame in getattr(traceback, "frames", None) or ():
-        if not frame.file_name.startswith(own):
-            return f"{frame.file_name.rsplit('/', 1)[-1]}:{frame.line_num} ({frame.function_name})"
+    frames = [f for f in getattr(traceback, "frames", None) or () if not f.file_name.startswith(own)]
+    for frame in [*(f for f in frames if not f.file_name.startswith(_INSTALLED)), *frames][:1]:
+        return f"{frame.file_name.rsplit('/', 1)[-1]}:{frame.line_num} ({frame.function_name})"
     return ""
+
+
+_INSTALLED = ("<frozen", *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
