@@ -16,6 +16,7 @@ CASES = {  # by the blocks that eight devices make of the rows
         Case("rows of one", (2, 4, 8, 3), (4, 2, 3, 3), groups=2, padding=SAME),
         Case("channel-last", (2, 8, 3, 4), (3, 3, 2, 4), groups=2, padding=SAME, layouts=("NHWC", "HWIO", "NHWC")),
         Case("rows first", (8, 4, 2, 3), (4, 2, 3, 3), groups=2, padding=SAME, layouts=("HCNW", "OIHW", "NCHW")),
+        Case("cropped columns", (2, 4, 8, 5), (4, 2, 3, 3), groups=2, padding=((1, 1), (-1, 2))),
         Case("stride", (1, 4, 16, 6), (4, 2, 3, 3), groups=2, padding=SAME, strides=(2, 2)),
         Case("stride, high padding", (1, 4, 16, 6), (4, 2, 3, 3), groups=2, padding=((0, 1), (0, 1)), strides=(2, 2)),
         Case("input gradient of a stride", (1, 4, 8, 3), (4, 2, 3, 3), groups=2, padding=((1, 2), (1, 2)), lhs_dilation=(2, 2)),

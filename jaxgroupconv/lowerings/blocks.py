@@ -38,9 +38,7 @@ def in_blocks(lowering: Any, spec: ConvSpec, lhs: Array, rhs: Array, devices: in
     blocked = _blocked(spec, count)
     if count == 1 or lowering.why_not(blocked) is not None:
         return lowering.lower(spec, lhs, rhs)
-    axis = spec.lhs_layout.replace("g", "").index("0")
-    lhs = lhs.reshape(*lhs.shape[:axis], count, spec.in_size[0] // count, *lhs.shape[axis + 1 :])
-    out = lowering.lower(blocked, _with_neighbours(lhs, axis, *_reach(spec, count)), rhs.reshape(blocked.rhs_shape))
+    out = lowering.lower(blocked, _with_neighbours(spec, lhs, count), rhs.reshape(blocked.rhs_shape))
     return out.reshape(spec.out_shape)
 
 
@@ -79,12 +77,17 @@ def _blocked(spec: ConvSpec, count: int) -> ConvSpec:
     low = spec.padding[0][0] + first * dilation
     length = (out[1] - 1) * spec.strides[0] + (window[1] - 1) * spec.rhs_dilation[0] + 1
     high = length - low - ((size - 1) * dilation + 1)
+    padded = _padded(spec)
     return dataclasses.replace(
         spec,
-        in_size=(count, size, *spec.in_size[1:]),
+        in_size=(count, size, *(s + before + after for s, (before, after) in zip(spec.in_size[1:], padded, strict=True))),
         window=(*window, *spec.window[1:]),
         strides=(1, *spec.strides),
-        padding=((0, 0), (low, high), *spec.padding[1:]),
+        padding=(
+            (0, 0),
+            (low, high),
+            *((0, 0) if done == pair else pair for pair, done in zip(spec.padding[1:], padded, strict=True)),
+        ),
         lhs_dilation=(1, *spec.lhs_dilation),
         rhs_dilation=(1, *spec.rhs_dilation),
         lhs_layout=_with_blocks(spec.lhs_layout),
@@ -98,17 +101,27 @@ def _with_blocks(layout: str) -> str:
     return "".join({"0": "01"}.get(axis, str(int(axis) + 1) if axis.isdigit() else axis) for axis in layout)
 
 
-def _with_neighbours(lhs: Array, axis: int, first: int, last: int) -> Array:
-    """The rows from `first` to `last` of every block (on `axis`; its rows on the next), zeros beyond the ends."""
-    size = lhs.shape[axis + 1]
-    parts = [lax.slice_in_dim(lhs, max(first, 0), min(last + 1, size), axis=axis + 1)]
+def _padded(spec: ConvSpec) -> list[tuple[int, int]]:
+    """What the other axes are padded with in the same step, so that one copy does it all; not where it crops or they dilate."""
+    axes = zip(spec.padding[1:], spec.lhs_dilation[1:], strict=True)
+    return [pair if min(pair) >= 0 and dilation == 1 else (0, 0) for pair, dilation in axes]
+
+
+def _with_neighbours(spec: ConvSpec, lhs: Array, count: int) -> Array:
+    """The input in blocks, each with the rows that it needs of the neighbours, zeros beyond the ends."""
+    axes, (first, last) = _with_blocks(spec.lhs_layout).replace("g", ""), _reach(spec, count)
+    axis, size = axes.index("0"), spec.in_size[0] // count
+    lhs = lhs.reshape(*lhs.shape[:axis], count, size, *lhs.shape[axis + 1 :])
+
+    def rows(start: int, stop: int, move: int) -> Array:
+        """Some rows of every block, in the place of its neighbour if they are to move."""
+        config = {"0": (move, -move)} | {str(i): pair for i, pair in enumerate(_padded(spec), 2)}
+        part = lax.slice_in_dim(lhs, start, stop, axis=axis + 1)
+        return lax.pad(part, jnp.zeros((), lhs.dtype), [(*config.get(a, (0, 0)), 0) for a in axes])
+
+    parts = [rows(max(first, 0), min(last + 1, size), 0)]
     if first < 0:
-        parts.insert(0, _moved(lax.slice_in_dim(lhs, size + first, size, axis=axis + 1), axis, 1))
+        parts.insert(0, rows(size + first, size, 1))
     if last >= size:
-        parts.append(_moved(lax.slice_in_dim(lhs, 0, last + 1 - size, axis=axis + 1), axis, -1))
+        parts.append(rows(0, last + 1 - size, -1))
     return lax.concatenate(parts, axis + 1)
-
-
-def _moved(blocks: Array, axis: int, by: int) -> Array:
-    """Every block in the place of its neighbour."""
-    return lax.pad(blocks, jnp.zeros((), blocks.dtype), [(by, -by, 0) if i == axis else (0, 0, 0) for i in range(blocks.ndim)])
