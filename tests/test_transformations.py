@@ -370,12 +370,12 @@ def test_export_with_symbolic_sizes_is_laxs():
 
 
 def test_the_persistent_cache_keeps_marked_programs_apart(tmp_path, default_flags):
+    expected = np.asarray(lax_conv(X, W))  # before there is a cache on disk
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     before = jax.config.jax_persistent_cache_min_compile_time_secs
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     compilation_cache.reset_cache()
     try:
-        expected = lax_conv(X, W)
 
         def files(*marks):
             for mark in marks:
