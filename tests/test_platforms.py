@@ -104,7 +104,7 @@ def test_forced_lowerings_are_plain_operations_on_a_gpu(name):
     assert used >= 10
 
 
-@pytest.mark.parametrize("name", ["matmul", "per_group", "feature_groups"])
+@pytest.mark.parametrize("name", ["taps", "matmul", "per_group", "feature_groups"])
 def test_a_precision_reaches_every_product(name):
     """Float32 that is asked for is multiplied as such everywhere, not in TF32 or bfloat16."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jaxgroupconv.spec import ConvSpec
@@ -24,14 +25,6 @@ def align(array: Array, axes: str, target: str) -> Array:
         array = lax.transpose(array, order)
     missing = [i for i, axis in enumerate(target) if axis not in axes]
     return lax.expand_dims(array, missing) if missing else array
-
-
-def spread(array: Array, axes: str, target: str, shape: Sequence[int]) -> Array:
-    """Like `align`, with the missing axes repeated to `shape`: one operation, for operands of `lax.mul`."""
-    order = sorted(range(len(axes)), key=lambda i: target.index(axes[i]))
-    if order != sorted(order):
-        array = lax.transpose(array, order)
-    return lax.broadcast_in_dim(array, shape, [i for i, axis in enumerate(target) if axis in axes])
 
 
 def contract(a: Array, a_axes: str, b: Array, b_axes: str, batch: str = "", **options: Any) -> tuple[Array, str]:
@@ -54,6 +47,16 @@ def take(array: Array, axes: str, **index: slice | int) -> Array:
         at = slice(at, at + 1) if isinstance(at, int) else at
         starts[i], limits[i], steps[i] = at.indices(array.shape[i])
     return lax.slice(array, starts, limits, steps)
+
+
+def take_at(array: Array, axes: str, **index: tuple[Array, int]) -> Array:
+    """Indexing by axis letter, as in `take`, at a position known when the program runs: (start, size)."""
+    zero: Any = np.zeros((), next(start.dtype for start, _ in index.values()))  # all starts are of one type
+    starts, sizes = [zero] * array.ndim, list(array.shape)
+    for letter, (start, size) in index.items():
+        i = axes.index(letter.removeprefix("s"))
+        starts[i], sizes[i] = start, size
+    return lax.dynamic_slice(array, starts, sizes, allow_negative_indices=False)
 
 
 def spatial_slices(starts: Sequence[int], counts: Sequence[int], steps: Sequence[int]) -> dict[str, slice]:

@@ -2,23 +2,26 @@
 
 XLA:CPU compiles a sum that is written out in terms into one vector loop without temporaries; each term costs one load and one
 multiply-add. It compiles a reduction into a scalar loop: so rows are added up elementwise first, and the rest of the reduction
-is a product with ones, which is a vector loop again.
+is a product with ones, which is a vector loop again. Both operands get the axes of the result first, so that a term is a slice
+and a product: what a program's tracing takes grows with its equations.
 """
 
 import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.geometry import align, by_phase, contract, pad, spatial_slices, spread, take
+from jaxgroupconv.lowerings.geometry import align, by_phase, contract, pad, spatial_slices, take, take_at
 from jaxgroupconv.spec import ConvSpec
 
 MAX_TERMS = 64  # unrolled terms of one sum; beyond, XLA's fused loop degrades and compiles slowly
-LOOP_TERMS = 16  # least terms of one iteration: with fewer uses XLA does not keep the slices, but slices again in every term
+LOOP_TERMS = 8  # least terms of one iteration: the result is read and written once in each
 MAX_ROW_TERMS = 128  # of one kernel row, which is never split
 MAX_SUMS = 1024  # output positions of a weight gradient
 MAX_PHASES = 4  # of a dilated input, each of which is compiled on its own; more only with
@@ -45,27 +48,18 @@ def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """Computes the convolution (negative padding cropped before)."""
     if any(d > 1 for d in spec.lhs_dilation):
         return by_phase(lower, spec, lhs, rhs)
-    lhs, rhs = spec.split(lhs, rhs)
-    lhs, rhs = pad(spec, lhs).astype(spec.compute_dtype), rhs.astype(spec.compute_dtype)
-    if spec.short_output:
-        out = _over_outputs(spec, lhs, rhs)
-    else:  # the weights of one term lie together, as the result needs them
-        relaid = dataclasses.replace(spec, rhs_layout=spec.spatial + "c" + "".join(a for a in spec.out_layout if a in "go"))
-        rhs = lax.optimization_barrier(align(rhs, spec.rhs_layout, relaid.rhs_layout))
-        out = _over_taps(relaid, lhs, rhs)
-    return out.astype(spec.out_dtype).reshape(spec.out_shape)
+    lhs, rhs = (lax.convert_element_type(operand, spec.compute_dtype) for operand in spec.split(lhs, rhs))
+    out = (_over_outputs if spec.short_output else _over_taps)(spec, lhs, rhs)
+    return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
 
 
 def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """All taps in one sum, or, where they are too many, a loop over some rows of the kernel and some channels at a time."""
-
-    def terms(x: Array, w: Array, rows: range) -> list[Array]:
-        every = itertools.product(*([rows] if spec.ndim > 1 else []), *map(range, spec.window[1:-1]))
-        return [term for row in every for term in _row_terms(spec, x, w, row)]
-
+    spec, lhs, rhs = _like_result(spec, lhs, rhs)
+    lhs, rhs = pad(spec, lhs), lax.optimization_barrier(rhs)
     height, channels = spec.window[0], spec.in_channels
     if channels * math.prod(spec.window) <= MAX_TERMS or spec.ndim == 1:
-        return _sum(terms(lhs, rhs, range(height)))
+        return _sum(_terms(spec, lhs, rhs))
 
     in_row = math.prod(spec.window[1:])
     part = next(c for c in range(1, channels + 1) if channels % c == 0 and (c * in_row >= LOOP_TERMS or c == channels))
@@ -75,30 +69,40 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
     def fetch(i) -> tuple[Array, Array]:
         c, row = i // loops * part, i % loops * count
-        x = lax.dynamic_slice_in_dim(lhs, c, part, spec.lhs_layout.index("c"))
-        w = lax.dynamic_slice_in_dim(rhs, c, part, spec.rhs_layout.index("c"))
-        x = lax.dynamic_slice_in_dim(x, row * spec.rhs_dilation[0], reach, spec.lhs_layout.index("0"))
-        return x, lax.dynamic_slice_in_dim(w, row, count, spec.rhs_layout.index("0"))
+        x = take_at(lhs, spec.lhs_layout, c=(c, part), s0=(row * spec.rhs_dilation[0], reach))
+        return x, take_at(rhs, spec.rhs_layout, c=(c, part), s0=(row, count))
 
-    zeros = jnp.zeros(spec.shape(spec.out_layout, spec.out_size), spec.compute_dtype)
-    out = _loop(spec, channels // part * loops, fetch, lambda _, out, x, w: _sum([out, *terms(x, w, range(count))]), zeros)
-    return _sum([out, *terms(lhs, rhs, range(height - rest, height))])
+    zeros = lax.full(spec.shape(spec.out_layout, spec.out_size), 0, spec.compute_dtype)
+    out = _loop(channels // part * loops, fetch, lambda _, out, x, w: _sum([out, *_terms(spec, x, w)]), zeros)
+    if not rest:
+        return out
+    x = take(lhs, spec.lhs_layout, s0=slice((height - rest) * spec.rhs_dilation[0], None))
+    return _sum([out, *_terms(spec, x, take(rhs, spec.rhs_layout, s0=slice(height - rest, None)))])
 
 
-def _row_terms(spec: ConvSpec, lhs: Array, rhs: Array, row: tuple[int, ...]) -> list[Array]:
-    """The products for one row of the kernel, in the layout of the result."""
-    terms, shape = [], spec.shape(spec.out_layout, spec.out_size)
-    x_axes = spec.lhs_layout.replace("c", "")
-    w_axes = "".join(axis for axis in spec.rhs_layout if axis in "go")
-    for column, c in itertools.product(range(spec.window[-1]), range(lhs.shape[spec.lhs_layout.index("c")])):
-        tap = (*row, column)
+def _like_result(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Array]:
+    """Gives both operands the axes of the result in its order: the input with c in place of o, the kernel with c for n."""
+    relaid = dataclasses.replace(
+        spec, lhs_layout=spec.out_layout.replace("o", "c"), rhs_layout=spec.out_layout.replace("n", "c")
+    )
+    return relaid, align(lhs, spec.lhs_layout, relaid.lhs_layout), align(rhs, spec.rhs_layout, relaid.rhs_layout)
+
+
+def _terms(spec: ConvSpec, lhs: Array, rhs: Array) -> list[Array]:
+    """The products for every channel and element of the kernel that stand in `rhs`, in the layout of the result."""
+    shape, terms = spec.shape(spec.out_layout, spec.out_size), []
+    window, channels = ([rhs.shape[spec.rhs_layout.index(axis)] for axis in axes] for axes in (spec.spatial, "c"))
+    for *tap, c in itertools.product(*map(range, window + channels)):
         starts = [k * d for k, d in zip(tap, spec.rhs_dilation, strict=True)]
         x = take(lhs, spec.lhs_layout, c=c, **spatial_slices(starts, spec.out_size, spec.strides))
         w = take(rhs, spec.rhs_layout, c=c, **{f"s{axis}": k for axis, k in enumerate(tap)})
-        x = lax.squeeze(x, [spec.lhs_layout.index("c")])
-        w = lax.squeeze(w, [i for i, axis in enumerate(spec.rhs_layout) if axis not in "go"])
-        terms.append(lax.mul(spread(x, x_axes, spec.out_layout, shape), spread(w, w_axes, spec.out_layout, shape)))
+        terms.append(lax.mul(_spread(x, shape), _spread(w, shape)))
     return terms
+
+
+def _spread(array: Array, shape: Sequence[int]) -> Array:
+    """Repeats axes of length one."""
+    return array if array.shape == tuple(shape) else lax.broadcast_in_dim(array, shape, range(len(shape)))
 
 
 def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
@@ -108,109 +112,129 @@ def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     items and over blocks of the window's rows, which a product with ones then reduces.
     """
     channels = spec.in_channels
+    lhs = pad(spec, lhs)
     items = _divisor(channels, min(ROW_TERMS, CACHE_BYTES * channels // (lhs.nbytes + rhs.nbytes)))
     axes = spec.spatial[:-1] + _kept_axes(spec).replace("k", spec.spatial[-1])
     shape = spec.shape(axes, spec.out_size)
 
-    def fetch(i) -> tuple[Array, Array]:
-        x = lax.dynamic_slice_in_dim(lhs, i * items, items, spec.lhs_layout.index("c"))
-        return x, lax.dynamic_slice_in_dim(rhs, i * items, items, spec.rhs_layout.index("c"))
+    def fetch(i) -> tuple[Array, ...]:
+        return tuple(take_at(x, axes, c=(i * items, items)) for x, axes in ((lhs, spec.lhs_layout), (rhs, spec.rhs_layout)))
 
     def add(_, out: Array, x: Array, w: Array) -> Array:
-        return out + _positions(spec, x, w).reshape(shape)
+        return lax.add(out, lax.reshape(_positions(spec, x, w), shape))
 
     if items == channels:
-        out = _positions(spec, lhs, rhs).reshape(shape)
+        out = lax.reshape(_positions(spec, lhs, rhs), shape)
     else:
-        out = _loop(spec, channels // items, fetch, add, jnp.zeros(shape, spec.compute_dtype))
-    return out.transpose([axes.index(axis) for axis in spec.out_layout])
+        out = _loop(channels // items, fetch, add, lax.full(shape, 0, spec.compute_dtype))
+    return align(out, axes, spec.out_layout)
 
 
 def _positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The sums for all output positions, rows of positions first; a loop over the rows if they are many."""
-    window = [rhs.shape[spec.rhs_layout.index(axis)] for axis in spec.spatial]
-    items = rhs.shape[spec.rhs_layout.index("c")]
-    blocks = _even(window[0], max(1, ROW_TERMS // items))
+    layout = _product_layout(spec)
+    lhs, rhs = align(lhs, spec.lhs_layout, layout), align(rhs, spec.rhs_layout, layout)
+    sizes = dict(zip(layout, rhs.shape, strict=True)) | {"n": spec.batch, "o": spec.out_channels, "k": spec.out_size[-1]}
+    blocks = _blocks(spec, rhs)
     if spec.ndim == 1:
-        return _row_sums(spec, lhs, rhs, (), blocks)
+        return _row_sums(spec, lhs, blocks, ())
     rest = list(itertools.product(*map(range, spec.out_size[1:-1])))
-    if math.prod(spec.out_size) * items * blocks <= MAX_SUM_TERMS:
-        return jnp.stack([_row_sums(spec, lhs, rhs, (p, *row), blocks) for p in range(spec.out_size[0]) for row in rest])
 
-    reach = (window[0] - 1) * spec.rhs_dilation[0] + 1
+    def rows(x: Array, count: int) -> Array:
+        return lax.concatenate([_row_sums(spec, x, blocks, (p, *row)) for p in range(count) for row in rest], 0)
+
+    if math.prod(spec.out_size) * len(blocks) <= MAX_SUM_TERMS:
+        return rows(lhs, spec.out_size[0])
+
+    reach = (sizes["0"] - 1) * spec.rhs_dilation[0] + 1
 
     def fetch(p) -> tuple[Array]:
-        return (lax.dynamic_slice_in_dim(lhs, p * spec.strides[0], reach, spec.lhs_layout.index("0")),)
+        return (take_at(lhs, layout, s0=(p * spec.strides[0], reach)),)
 
     def store(p, out: Array, x: Array) -> Array:
-        return lax.dynamic_update_index_in_dim(
-            out, jnp.stack([_row_sums(spec, x, rhs, (0, *row), blocks) for row in rest]), p, 0
-        )
+        return lax.dynamic_update_slice_in_dim(out, rows(x, 1), p * len(rest), 0)
 
-    sizes = spec.sizes(spec.out_size) | {"k": spec.out_size[-1]}
     kept = [sizes[axis] for axis in _kept_axes(spec)]
-    return _loop(spec, spec.out_size[0], fetch, store, jnp.zeros((spec.out_size[0], len(rest), *kept), lhs.dtype))
+    return _loop(spec.out_size[0], fetch, store, lax.full((spec.out_size[0] * len(rest), *kept), 0, lhs.dtype))
 
 
-def _row_sums(spec: ConvSpec, lhs: Array, rhs: Array, row: tuple[int, ...], blocks: int) -> Array:
-    """The sums for one row of output positions; its axes are `_kept_axes`."""
-    axes, c_lhs, c_rhs = _product_axes(spec), spec.lhs_layout.index("c"), spec.rhs_layout.index("c")
-    window = [rhs.shape[spec.rhs_layout.index(axis)] for axis in spec.spatial]
-    height = -(-window[0] // blocks)
+def _blocks(spec: ConvSpec, rhs: Array) -> list[tuple[int, int, Array]]:
+    """The window cut into items of c and blocks of rows, about as many as `ROW_TERMS`: (item, first row, block)."""
+    layout = _product_layout(spec)
+    items, rows = (rhs.shape[layout.index(axis)] for axis in "c0")
+    height = -(-rows // _even(rows, max(1, ROW_TERMS // items)))
+    blocks = []
+    for c, top in itertools.product(range(items), range(0, rows, height)):
+        blocks.append((c, top, take(rhs, layout, c=c, s0=slice(top, min(top + height, rows)))))
+    return blocks
+
+
+def _row_sums(spec: ConvSpec, lhs: Array, blocks: list[tuple[int, int, Array]], row: tuple[int, ...]) -> Array:
+    """The sums for one row of output positions; its axes are one of length one and `_kept_axes`."""
+    layout, axes = _product_layout(spec), _sums_layout(spec)
     columns = []
     for column in range(spec.out_size[-1]):
         starts = [p * s for p, s in zip((*row, column), spec.strides, strict=True)]
         terms = []
-        for c, top in itertools.product(range(rhs.shape[c_rhs]), range(0, window[0], height)):
-            counts = (min(height, window[0] - top), *window[1:])
+        for c, top, w in blocks:
+            counts = [w.shape[layout.index(axis)] for axis in spec.spatial]
             x_starts = (starts[0] + top * spec.rhs_dilation[0], *starts[1:])
-            x = take(lhs, spec.lhs_layout, c=c, **spatial_slices(x_starts, counts, spec.rhs_dilation))
-            w = take(rhs, spec.rhs_layout, c=c, **spatial_slices((top, *[0] * (spec.ndim - 1)), counts, (1,) * spec.ndim))
-            x, w = lax.squeeze(x, [c_lhs]), lax.squeeze(w, [c_rhs])
-            sizes = spec.sizes(counts) | {"k": 1}
-            shape = [sizes[axis] for axis in axes]
-            term = lax.mul(
-                spread(x, spec.lhs_layout.replace("c", ""), axes, shape),
-                spread(w, spec.rhs_layout.replace("c", ""), axes, shape),
-            )
-            short = [(0, height - counts[0] if axis == "0" else 0, 0) for axis in axes]
-            terms.append(lax.pad(term, jnp.zeros((), term.dtype), short) if counts[0] < height else term)
-        columns.append(_sum(terms))
+            x = take(lhs, layout, c=c, **spatial_slices(x_starts, counts, spec.rhs_dilation))
+            shape = [max(sizes) for sizes in zip(x.shape, w.shape, strict=True)]
+            terms.append(_taller(lax.mul(_spread(x, shape), _spread(w, shape)), blocks[0][2].shape, layout.index("0")))
+        column_sum = _sum(terms)
+        sizes = dict(zip(layout, column_sum.shape, strict=True)) | {"k": 1}
+        columns.append(lax.reshape(column_sum, [sizes[axis] for axis in axes]))
     sums = lax.optimization_barrier(lax.concatenate(columns, axes.index("k")))
     # The product with ones: the summed axes come last in its first operand, or else first in its second.
     last = axes.endswith(spec.spatial)
     ones_axes = spec.spatial if last else "k" + spec.spatial
-    ones = jnp.ones([sums.shape[axes.index(axis)] for axis in ones_axes], sums.dtype)
-    product, kept = contract(sums, axes, ones, ones_axes) if last else contract(ones, ones_axes, sums, axes, batch="k")
-    return align(product, kept, _kept_axes(spec))
+    ones = lax.full([sums.shape[axes.index(axis)] for axis in ones_axes], 1, sums.dtype)
+    if last:
+        product, left = contract(sums, axes, ones, ones_axes, precision=lax.Precision.HIGHEST)
+    else:
+        product, left = contract(ones, ones_axes, sums, axes, batch="k", precision=lax.Precision.HIGHEST)
+    return align(product, left, "0" + _kept_axes(spec))
 
 
-def _product_axes(spec: ConvSpec) -> str:
-    """The layout of the products: the input's, with o beside n, and k, the output's last axis, before the spatial ones."""
-    axes = spec.lhs_layout.replace("c", "").replace("n", "no")
+def _taller(block: Array, shape: Sequence[int], axis: int) -> Array:
+    """The block with rows of zeros below, up to the height in `shape`."""
+    missing = shape[axis] - block.shape[axis]
+    if not missing:
+        return block
+    return lax.pad(block, jnp.zeros((), block.dtype), [(0, missing if i == axis else 0, 0) for i in range(block.ndim)])
+
+
+def _product_layout(spec: ConvSpec) -> str:
+    """The layout of the products: the input's, with o beside n."""
+    return spec.lhs_layout.replace("n", "no")
+
+
+def _sums_layout(spec: ConvSpec) -> str:
+    """The layout of the sums over c: k, the output's last axis, stands before the window's."""
+    axes = _product_layout(spec).replace("c", "")
     first = min(axes.index(axis) for axis in spec.spatial)
     return axes[:first] + "k" + axes[first:]
 
 
 def _kept_axes(spec: ConvSpec) -> str:
     """The layout of the sums once they are reduced."""
-    return "".join(axis for axis in _product_axes(spec) if axis not in spec.spatial)
+    return "".join(axis for axis in _sums_layout(spec) if axis not in spec.spatial)
 
 
-def _loop(spec: ConvSpec, count: int, fetch: Callable, step: Callable, init: Array) -> Array:
-    """A loop over slices of the operands.
+def _loop(count: int, fetch: Callable, step: Callable, init: Array) -> Array:
+    """A loop over slices of the operands: `out = step(i, out, *fetch(i))`.
 
-    XLA fuses slicing at a dynamic position into every use. With several channels a group that is no vector loop any more: there
-    the slices are fetched one iteration ahead, which makes them arrays in memory. For depthwise ones the copies cost more.
+    XLA would fuse slicing at a dynamic position into every term, which is no vector loop any more. It fuses nothing across the
+    border of a branch, so the slices are taken in one, whose condition always holds.
     """
-    if spec.batch * spec.out_channels == 1 or not spec.short_output:
-        return lax.fori_loop(0, count, lambda i, out: step(i, out, *lax.optimization_barrier(fetch(i))), init)
+    slices = jax.eval_shape(fetch, np.int32(0))
 
-    def body(i, carry):
-        out, operands = carry
-        return step(i, out, *operands), fetch(i + 1)
+    def body(i, out: Array) -> Array:
+        operands = lax.cond(i < count, fetch, lambda _: tuple(lax.full(s.shape, 0, s.dtype) for s in slices), i)
+        return step(i, out, *operands)
 
-    return lax.fori_loop(0, count, body, (init, fetch(0)))[0]
+    return lax.fori_loop(0, count, body, init)
 
 
 def _divisor(number: int, at_most: int) -> int:
