@@ -152,8 +152,8 @@ class ConvSpec:
 
     def split(self, lhs: Array, rhs: Array) -> tuple[Array, Array]:
         """The operands with their group axes split off: their axes are `lhs_layout` and `rhs_layout`."""
-        lhs = lhs.reshape(self.shape(self.lhs_layout, self.in_size))
-        return lhs, rhs.reshape(self.shape(self.rhs_layout, self.window))
+        lhs = lax.reshape(lhs, self.shape(self.lhs_layout, self.in_size))
+        return lhs, lax.reshape(rhs, self.shape(self.rhs_layout, self.window))
 
     @classmethod
     def from_lax(

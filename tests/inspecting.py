@@ -17,9 +17,16 @@ def ran(text):
 
 
 def outside(text):
-    """The text without the planned lowerings' functions."""
-    functions = re.split(r"\n(?=\s*func\.func)", text)
-    return "\n".join(f for f in functions if not re.match(r"\s*func\.func \w* ?@jaxgroupconv_", f))
+    """The text without the planned lowerings' functions, and those that only they call."""
+    head, *functions = re.split(r"\n(?=\s*func\.func)", text)
+    bodies = {re.search(r"@(\w+)", function)[1]: function for function in functions}
+    kept, found = {}, [name for name in bodies if name == "main"]
+    while found:
+        name = found.pop()
+        if name in bodies and name not in kept and not name.startswith("jaxgroupconv_"):
+            kept[name] = bodies[name]
+            found += re.findall(r"call @(\w+)", bodies[name])
+    return "\n".join([head, *(body for name, body in bodies.items() if name in kept)])
 
 
 @contextlib.contextmanager

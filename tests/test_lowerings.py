@@ -146,20 +146,22 @@ def test_inf_and_nan_stay_in_their_group_and_item(name, case):
     clean, spec, last = groups_first(case, run(name, case)), case.spec, case.spec.out_channels - 1
     for fault in (np.inf, np.nan):
         lhs, rhs = case.arrays()
-        axes = [spec.lhs_layout.index(axis) for axis in "gn"]
-        spec.split(lhs, rhs)[0].transpose(*axes, *set(range(lhs.ndim + 1)) - set(axes))[1, 0] = fault
+        axes_first(lhs.reshape(spec.shape(spec.lhs_layout, spec.in_size)), spec.lhs_layout, "gn")[1, 0] = fault
         assert_same_except(groups_first(case, run(name, case, lhs, rhs)), clean, (1, 0))
         lhs, rhs = case.arrays()
-        axes = [spec.rhs_layout.index(axis) for axis in "go"]
-        spec.split(lhs, rhs)[1].transpose(*axes, *set(range(rhs.ndim + 1)) - set(axes))[0, last] = fault
+        axes_first(rhs.reshape(spec.shape(spec.rhs_layout, spec.window)), spec.rhs_layout, "go")[0, last] = fault
         assert_same_except(groups_first(case, run(name, case, lhs, rhs)), clean, (0, slice(None), last))
+
+
+def axes_first(array, layout, axes):
+    """A view of the array with some axes first, the others in their order."""
+    return array.transpose([layout.index(axis) for axis in axes + "".join(axis for axis in layout if axis not in axes)])
 
 
 def groups_first(case, out):
     """The result with its groups, items and output channels as its first axes."""
     layout = case.spec.out_layout
-    out = out.reshape(case.spec.shape(layout, case.spec.out_size))
-    return out.transpose([layout.index(axis) for axis in "gno" + case.spec.spatial])
+    return axes_first(out.reshape(case.spec.shape(layout, case.spec.out_size)), layout, "gno")
 
 
 def assert_same_except(out, clean, where):

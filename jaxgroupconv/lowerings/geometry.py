@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
@@ -46,17 +45,43 @@ def take(array: Array, axes: str, **index: slice | int) -> Array:
         i = axes.index(letter.removeprefix("s"))
         at = slice(at, at + 1) if isinstance(at, int) else at
         starts[i], limits[i], steps[i] = at.indices(array.shape[i])
-    return lax.slice(array, starts, limits, steps)
+    whole = not any(starts) and limits == list(array.shape) and all(step == 1 for step in steps)
+    return array if whole else lax.slice(array, starts, limits, steps)
 
 
-def take_at(array: Array, axes: str, **index: tuple[Array, int]) -> Array:
-    """Indexing by axis letter, as in `take`, at a position known when the program runs: (start, size)."""
-    zero: Any = np.zeros((), next(start.dtype for start, _ in index.values()))  # all starts are of one type
-    starts, sizes = [zero] * array.ndim, list(array.shape)
+def take_at(array: Array, axes: str, **index: tuple[Any, int]) -> Array:
+    """Indexing by axis letter, as in `take`, at a position known when the program runs: (start, an int32; size)."""
+    starts, sizes = [np.int32(0)] * array.ndim, list(array.shape)
     for letter, (start, size) in index.items():
         i = axes.index(letter.removeprefix("s"))
         starts[i], sizes[i] = start, size
     return lax.dynamic_slice(array, starts, sizes, allow_negative_indices=False)
+
+
+def put_at(array: Array, axes: str, part: Array, **index: Any) -> Array:
+    """The array with a part of it replaced, which starts at the index of each letter, an int32, or at 0."""
+    starts = [index.get(f"s{axis}" if axis.isdigit() else axis, np.int32(0)) for axis in axes]
+    return lax.dynamic_update_slice(array, part, starts, allow_negative_indices=False)
+
+
+def pieces(array: Array, axes: str, letters: str, size: int = 1) -> list[Array]:
+    """The array cut along these axes, the first one slowest, into pieces of `size` elements, the last one of what is left."""
+    parts = [array]
+    for i in map(axes.index, letters):
+        full, rest = divmod(array.shape[i], size)
+        sizes = [size] * full + [rest] * (rest > 0)
+        parts = [piece for part in parts for piece in lax.split(part, sizes, i)] if len(sizes) > 1 else parts
+    return parts
+
+
+def loop(count: int, step: Callable[[Any, Array], Array], init: Array) -> Array:
+    """`out = step(i, out)` for each i, an int32. `lax.fori_loop` and `lax.map` take two to three times as long to trace."""
+
+    def body(carry: tuple[Any, Array]) -> tuple[Any, Array]:
+        i, out = carry
+        return lax.add(i, np.int32(1)), step(i, out)
+
+    return lax.while_loop(lambda carry: lax.lt(carry[0], np.int32(count)), body, (np.int32(0), init))[1]
 
 
 def spatial_slices(starts: Sequence[int], counts: Sequence[int], steps: Sequence[int]) -> dict[str, slice]:
@@ -88,7 +113,7 @@ def pad(spec: ConvSpec, lhs: Array) -> Array:
     config = [(0, 0, 0)] * lhs.ndim
     for axis, (low, high) in enumerate(spec.padding):
         config[spec.lhs_layout.index(str(axis))] = (low, high, 0)
-    return lax.pad(lhs, jnp.zeros((), lhs.dtype), config)
+    return lax.pad(lhs, np.zeros((), lhs.dtype), config)
 
 
 def by_phase(lower: Lower, spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
@@ -114,8 +139,8 @@ def by_phase(lower: Lower, spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         parts.append(None if 0 in part.in_size else lower(part, cropped, take(rhs, axes, **taps)))
     merged = spec.out_layout.replace("g", "")
     sizes = spec.sizes([axis_phases[0]["count"] for axis_phases in phases]) | {"o": spec.groups * spec.out_channels}
-    zeros = jnp.zeros([sizes[axis] for axis in merged], spec.out_dtype)
-    return _interleave(spec, [zeros if part is None else part for part in parts], phases, merged)
+    shape = [sizes[axis] for axis in merged]
+    return _interleave(spec, [lax.full(shape, 0, spec.out_dtype) if p is None else p for p in parts], phases, merged)
 
 
 def _axis_phases(spec: ConvSpec, axis: int) -> Iterator[dict[str, Any]]:
@@ -137,6 +162,8 @@ def _interleave(spec: ConvSpec, parts: list[Array], phases: list[list[dict[str, 
     for axis in reversed(range(spec.ndim)):
         period, at = len(phases[axis]), axes.index(str(axis))
         if period > 1:
-            stacks = [jnp.stack(parts[i : i + period], at + 1) for i in range(0, len(parts), period)]
-            parts = [s.reshape(*s.shape[:at], -1, *s.shape[at + 2 :]) for s in stacks]
+            shape = [size * period if i == at else size for i, size in enumerate(parts[0].shape)]
+            parts = [lax.expand_dims(part, [at + 1]) for part in parts]
+            stacks = [lax.concatenate(parts[i : i + period], at + 1) for i in range(0, len(parts), period)]
+            parts = [lax.reshape(stack, shape) for stack in stacks]
     return take(parts[0], axes, **spatial_slices((0,) * spec.ndim, spec.out_size, (1,) * spec.ndim))

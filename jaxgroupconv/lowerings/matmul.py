@@ -8,7 +8,6 @@ import itertools
 import math
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgroupconv.lowerings.geometry import align, by_phase, contract, pad, spatial_slices, take
@@ -31,18 +30,20 @@ def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     lhs, rhs = spec.split(lhs, rhs)
     lhs = pad(spec, lhs)
     out = _over_outputs(spec, lhs, rhs) if spec.short_output else _over_rows(spec, lhs, rhs)
-    return out.astype(spec.out_dtype).reshape(spec.out_shape)
+    return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
 
 
 def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """One product for each output position, contracted over channels and window."""
-    products = []
+    products, axes = [], ""
     for position in itertools.product(*map(range, spec.out_size)):
         starts = [p * s for p, s in zip(position, spec.strides, strict=True)]
         x = take(lhs, spec.lhs_layout, **spatial_slices(starts, spec.window, spec.rhs_dilation))
-        products.append(contract(x, spec.lhs_layout, rhs, spec.rhs_layout, batch="g", **_options(spec))[0])
-    out = jnp.stack(products).reshape(*spec.out_size, *products[0].shape)
-    return out.transpose([(spec.spatial + "gno").index(axis) for axis in spec.out_layout])
+        product, axes = contract(x, spec.lhs_layout, rhs, spec.rhs_layout, batch="g", **_options(spec))
+        products.append(lax.expand_dims(product, [0]))
+    sizes = spec.sizes(spec.out_size)
+    out = lax.reshape(lax.concatenate(products, 0), [sizes[axis] for axis in spec.spatial + axes])
+    return align(out, spec.spatial + axes, spec.out_layout)
 
 
 def _over_rows(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

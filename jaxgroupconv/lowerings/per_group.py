@@ -4,12 +4,12 @@ Each convolution that is written out costs compile time. So few groups are writt
 loop over groups that have been made contiguous.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.geometry import align
+from jaxgroupconv.lowerings.geometry import align, loop, put_at, take_at
 from jaxgroupconv.spec import ConvSpec
 
 MAX_UNROLLED = 16
@@ -28,17 +28,18 @@ def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 def _unrolled(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     params: dict[str, Any] = spec.lax_params() | {"feature_group_count": 1, "batch_group_count": 1}
 
-    def split(array: Array, layout: str) -> list[Array]:
-        return jnp.split(array, spec.groups, layout.index("g"))
+    def split(array: Array, layout: str) -> Sequence[Array]:
+        axis = layout.index("g")
+        return lax.split(array, [array.shape[axis] // spec.groups] * spec.groups, axis)
 
     groups = zip(split(lhs, spec.lhs_layout), split(rhs, spec.rhs_layout), strict=True)
-    return jnp.concatenate([lax.conv_general_dilated(x, w, **params) for x, w in groups], spec.out_layout.index("g"))
+    return lax.concatenate([lax.conv_general_dilated(x, w, **params) for x, w in groups], spec.out_layout.index("g"))
 
 
 def _looped(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     lhs, rhs = spec.split(lhs, rhs)
-    x = align(lhs, spec.lhs_layout, f"gn{spec.spatial}c")
-    w = align(rhs, spec.rhs_layout, f"g{spec.spatial}co")
+    x_axes, w_axes, out_axes = (f"g{axes}" for axes in (f"n{spec.spatial}c", f"{spec.spatial}co", f"n{spec.spatial}o"))
+    x, w = lax.optimization_barrier((align(lhs, spec.lhs_layout, x_axes), align(rhs, spec.rhs_layout, w_axes)))
     n, s = spec.ndim, range(1, spec.ndim + 1)
     channel_last = lax.ConvDimensionNumbers((0, n + 1, *s), (n + 1, n, *range(n)), (0, n + 1, *s))
     params: dict[str, Any] = spec.lax_params() | {
@@ -46,5 +47,10 @@ def _looped(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         "batch_group_count": 1,
         "dimension_numbers": channel_last,
     }
-    out = lax.map(lambda group: lax.conv_general_dilated(*group, **params), lax.optimization_barrier((x, w)))
-    return align(out, f"gn{spec.spatial}o", spec.out_layout).reshape(spec.out_shape)
+
+    def group(i: Any, out: Array) -> Array:
+        x_i, w_i = lax.squeeze(take_at(x, x_axes, g=(i, 1)), [0]), lax.squeeze(take_at(w, w_axes, g=(i, 1)), [0])
+        return put_at(out, out_axes, lax.expand_dims(lax.conv_general_dilated(x_i, w_i, **params), [0]), g=i)
+
+    out = loop(spec.groups, group, lax.full(spec.shape(out_axes, spec.out_size), 0, spec.out_dtype))
+    return lax.reshape(align(out, out_axes, spec.out_layout), spec.out_shape)

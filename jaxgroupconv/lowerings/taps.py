@@ -11,13 +11,13 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.geometry import align, by_phase, contract, pad, spatial_slices, take, take_at
+from jaxgroupconv.lowerings.geometry import align, by_phase, contract, loop, pad, pieces, put_at, spatial_slices, take, take_at
 from jaxgroupconv.spec import ConvSpec
 
 MAX_TERMS = 64  # unrolled terms of one sum; beyond, XLA's fused loop degrades and compiles slowly
@@ -67,10 +67,10 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     reach = (spec.out_size[0] - 1) * spec.strides[0] + (count - 1) * spec.rhs_dilation[0] + 1
     loops, rest = divmod(height, count)
 
-    def fetch(i) -> tuple[Array, Array]:
-        c, row = i // loops * part, i % loops * count
-        x = take_at(lhs, spec.lhs_layout, c=(c, part), s0=(row * spec.rhs_dilation[0], reach))
-        return x, take_at(rhs, spec.rhs_layout, c=(c, part), s0=(row, count))
+    def fetch(i: Any) -> list[Array]:
+        c, row = lax.mul(lax.div(i, np.int32(loops)), np.int32(part)), lax.mul(lax.rem(i, np.int32(loops)), np.int32(count))
+        x = take_at(lhs, spec.lhs_layout, c=(c, part), s0=(lax.mul(row, np.int32(spec.rhs_dilation[0])), reach))
+        return [x, take_at(rhs, spec.rhs_layout, c=(c, part), s0=(row, count))]
 
     zeros = lax.full(spec.shape(spec.out_layout, spec.out_size), 0, spec.compute_dtype)
     out = _loop(channels // part * loops, fetch, lambda _, out, x, w: _sum([out, *_terms(spec, x, w)]), zeros)
@@ -89,15 +89,27 @@ def _like_result(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Arra
 
 
 def _terms(spec: ConvSpec, lhs: Array, rhs: Array) -> list[Array]:
-    """The products for every channel and element of the kernel that stand in `rhs`, in the layout of the result."""
-    shape, terms = spec.shape(spec.out_layout, spec.out_size), []
-    window, channels = ([rhs.shape[spec.rhs_layout.index(axis)] for axis in axes] for axes in (spec.spatial, "c"))
-    for *tap, c in itertools.product(*map(range, window + channels)):
-        starts = [k * d for k, d in zip(tap, spec.rhs_dilation, strict=True)]
-        x = take(lhs, spec.lhs_layout, c=c, **spatial_slices(starts, spec.out_size, spec.strides))
-        w = take(rhs, spec.rhs_layout, c=c, **{f"s{axis}": k for axis, k in enumerate(tap)})
-        terms.append(lax.mul(_spread(x, shape), _spread(w, shape)))
+    """For each channel and row of `rhs`, the sum of the products for its elements, in the layout of the result."""
+    rows = spec.spatial[:-1]
+    window, terms = [rhs.shape[spec.rhs_layout.index(axis)] for axis in rows], []
+    reach = [(size - 1) * stride + 1 for size, stride in zip(spec.out_size[:-1], spec.strides[:-1], strict=True)]
+    for x, kernel in zip(pieces(lhs, spec.lhs_layout, "c"), pieces(rhs, spec.rhs_layout, "c"), strict=True):
+        for row, w in zip(itertools.product(*map(range, window)), pieces(kernel, spec.rhs_layout, rows), strict=True):
+            starts = [k * d for k, d in zip(row, spec.rhs_dilation[:-1], strict=True)]
+            above = take(x, spec.lhs_layout, **spatial_slices(starts, reach, (1,) * len(reach)))
+            terms.append(_row_of_taps(spec, above, w))
     return terms
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _row_of_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The sum of the products for one row of the kernel. Traced once for all rows and channels."""
+    shape, terms = spec.shape(spec.out_layout, spec.out_size), []
+    for tap, w in enumerate(pieces(rhs, spec.rhs_layout, spec.spatial[-1])):
+        starts = (*[0] * (spec.ndim - 1), tap * spec.rhs_dilation[-1])
+        x = take(lhs, spec.lhs_layout, **spatial_slices(starts, spec.out_size, spec.strides))
+        terms.append(lax.mul(_spread(x, shape), _spread(w, shape)))
+    return _sum(terms)
 
 
 def _spread(array: Array, shape: Sequence[int]) -> Array:
@@ -117,8 +129,9 @@ def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     axes = spec.spatial[:-1] + _kept_axes(spec).replace("k", spec.spatial[-1])
     shape = spec.shape(axes, spec.out_size)
 
-    def fetch(i) -> tuple[Array, ...]:
-        return tuple(take_at(x, axes, c=(i * items, items)) for x, axes in ((lhs, spec.lhs_layout), (rhs, spec.rhs_layout)))
+    def fetch(i: Any) -> list[Array]:
+        at = lax.mul(i, np.int32(items)), items
+        return [take_at(lhs, spec.lhs_layout, c=at), take_at(rhs, spec.rhs_layout, c=at)]
 
     def add(_, out: Array, x: Array, w: Array) -> Array:
         return lax.add(out, lax.reshape(_positions(spec, x, w), shape))
@@ -134,75 +147,81 @@ def _positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The sums for all output positions, rows of positions first; a loop over the rows if they are many."""
     layout = _product_layout(spec)
     lhs, rhs = align(lhs, spec.lhs_layout, layout), align(rhs, spec.rhs_layout, layout)
-    sizes = dict(zip(layout, rhs.shape, strict=True)) | {"n": spec.batch, "o": spec.out_channels, "k": spec.out_size[-1]}
-    blocks = _blocks(spec, rhs)
     if spec.ndim == 1:
-        return _row_sums(spec, lhs, blocks, ())
+        return _row(spec, lhs, rhs)
     rest = list(itertools.product(*map(range, spec.out_size[1:-1])))
+    window = [rhs.shape[layout.index(axis)] for axis in spec.spatial[:-1]]
+    reach = [(size - 1) * dilation + 1 for size, dilation in zip(window, spec.rhs_dilation[:-1], strict=True)]
 
     def rows(x: Array, count: int) -> Array:
-        return lax.concatenate([_row_sums(spec, x, blocks, (p, *row)) for p in range(count) for row in rest], 0)
+        sums = []
+        for row in itertools.product(range(count), rest):
+            starts = [p * s for p, s in zip((row[0], *row[1]), spec.strides, strict=False)]
+            sums.append(_row(spec, take(x, layout, **spatial_slices(starts, reach, (1,) * len(reach))), rhs))
+        return lax.concatenate(sums, 0)
 
-    if math.prod(spec.out_size) * len(blocks) <= MAX_SUM_TERMS:
+    items, height = (rhs.shape[layout.index(axis)] for axis in "c0")
+    if math.prod(spec.out_size) * items * -(-height // _block_height(items, height)) <= MAX_SUM_TERMS:
         return rows(lhs, spec.out_size[0])
 
-    reach = (sizes["0"] - 1) * spec.rhs_dilation[0] + 1
+    def fetch(p: Any) -> list[Array]:
+        return [take_at(lhs, layout, s0=(lax.mul(p, np.int32(spec.strides[0])), reach[0]))]
 
-    def fetch(p) -> tuple[Array]:
-        return (take_at(lhs, layout, s0=(p * spec.strides[0], reach)),)
+    def store(p: Any, out: Array, x: Array) -> Array:
+        return put_at(out, "r" + _kept_axes(spec), rows(x, 1), r=lax.mul(p, np.int32(len(rest))))
 
-    def store(p, out: Array, x: Array) -> Array:
-        return lax.dynamic_update_slice_in_dim(out, rows(x, 1), p * len(rest), 0)
-
+    sizes = spec.sizes(spec.out_size) | {"k": spec.out_size[-1]}
     kept = [sizes[axis] for axis in _kept_axes(spec)]
     return _loop(spec.out_size[0], fetch, store, lax.full((spec.out_size[0] * len(rest), *kept), 0, lhs.dtype))
 
 
-def _blocks(spec: ConvSpec, rhs: Array) -> list[tuple[int, int, Array]]:
-    """The window cut into items of c and blocks of rows, about as many as `ROW_TERMS`: (item, first row, block)."""
-    layout = _product_layout(spec)
-    items, rows = (rhs.shape[layout.index(axis)] for axis in "c0")
-    height = -(-rows // _even(rows, max(1, ROW_TERMS // items)))
-    blocks = []
-    for c, top in itertools.product(range(items), range(0, rows, height)):
-        blocks.append((c, top, take(rhs, layout, c=c, s0=slice(top, min(top + height, rows)))))
-    return blocks
-
-
-def _row_sums(spec: ConvSpec, lhs: Array, blocks: list[tuple[int, int, Array]], row: tuple[int, ...]) -> Array:
-    """The sums for one row of output positions; its axes are one of length one and `_kept_axes`."""
-    layout, axes = _product_layout(spec), _sums_layout(spec)
-    columns = []
-    for column in range(spec.out_size[-1]):
-        starts = [p * s for p, s in zip((*row, column), spec.strides, strict=True)]
-        terms = []
-        for c, top, w in blocks:
-            counts = [w.shape[layout.index(axis)] for axis in spec.spatial]
-            x_starts = (starts[0] + top * spec.rhs_dilation[0], *starts[1:])
-            x = take(lhs, layout, c=c, **spatial_slices(x_starts, counts, spec.rhs_dilation))
-            shape = [max(sizes) for sizes in zip(x.shape, w.shape, strict=True)]
-            terms.append(_taller(lax.mul(_spread(x, shape), _spread(w, shape)), blocks[0][2].shape, layout.index("0")))
-        column_sum = _sum(terms)
-        sizes = dict(zip(layout, column_sum.shape, strict=True)) | {"k": 1}
-        columns.append(lax.reshape(column_sum, [sizes[axis] for axis in axes]))
+@functools.partial(jax.jit, static_argnums=0)
+def _row(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The sums for one row of output positions; its axes are one of length one and `_kept_axes`. Traced once for all rows."""
+    layout, axes, last = _product_layout(spec), _sums_layout(spec), str(spec.ndim - 1)
+    reach = (rhs.shape[layout.index(last)] - 1) * spec.rhs_dilation[-1] + 1
+    starts = [column * spec.strides[-1] for column in range(spec.out_size[-1])]
+    columns = [_column(spec, take(lhs, layout, **{f"s{last}": slice(start, start + reach)}), rhs) for start in starts]
     sums = lax.optimization_barrier(lax.concatenate(columns, axes.index("k")))
     # The product with ones: the summed axes come last in its first operand, or else first in its second.
-    last = axes.endswith(spec.spatial)
-    ones_axes = spec.spatial if last else "k" + spec.spatial
+    minor = axes.endswith(spec.spatial)
+    ones_axes = spec.spatial if minor else "k" + spec.spatial
     ones = lax.full([sums.shape[axes.index(axis)] for axis in ones_axes], 1, sums.dtype)
-    if last:
-        product, left = contract(sums, axes, ones, ones_axes, precision=lax.Precision.HIGHEST)
-    else:
-        product, left = contract(ones, ones_axes, sums, axes, batch="k", precision=lax.Precision.HIGHEST)
+    operands = (sums, axes, ones, ones_axes) if minor else (ones, ones_axes, sums, axes)
+    product, left = contract(*operands, batch="" if minor else "k", precision=lax.Precision.HIGHEST)
     return align(product, left, "0" + _kept_axes(spec))
 
 
-def _taller(block: Array, shape: Sequence[int], axis: int) -> Array:
-    """The block with rows of zeros below, up to the height in `shape`."""
-    missing = shape[axis] - block.shape[axis]
+@functools.partial(jax.jit, static_argnums=0)
+def _column(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The sum of products for one output position, over the items of c and blocks of rows. Traced once for all positions."""
+    layout, axes = _product_layout(spec), _sums_layout(spec)
+    items, height = (rhs.shape[layout.index(axis)] for axis in "c0")
+    block, zeros, terms = _block_height(items, height), (0,) * spec.ndim, []
+    for x_item, w_item in zip(pieces(lhs, layout, "c"), pieces(rhs, layout, "c"), strict=True):
+        x_blocks, w_blocks = pieces(x_item, layout, "0", block * spec.rhs_dilation[0]), pieces(w_item, layout, "0", block)
+        for x, w in zip(x_blocks, w_blocks, strict=True):
+            if any(d > 1 for d in spec.rhs_dilation):  # last of all, since XLA copies a strided slice that has several uses
+                counts = [w.shape[layout.index(axis)] for axis in spec.spatial]
+                x = take(x, layout, **spatial_slices(zeros, counts, spec.rhs_dilation))
+            shape = [max(sizes) for sizes in zip(x.shape, w.shape, strict=True)]
+            terms.append(_taller(lax.mul(_spread(x, shape), _spread(w, shape)), block, layout.index("0")))
+    total = _sum(terms)
+    sizes = dict(zip(layout, total.shape, strict=True)) | {"k": 1}
+    return lax.reshape(total, [sizes[axis] for axis in axes])
+
+
+def _block_height(items: int, height: int) -> int:
+    """The rows of a block, such that all items have about `ROW_TERMS` blocks together."""
+    return -(-height // _even(height, max(1, ROW_TERMS // items)))
+
+
+def _taller(block: Array, height: int, axis: int) -> Array:
+    """The block with rows of zeros below, up to a height."""
+    missing = height - block.shape[axis]
     if not missing:
         return block
-    return lax.pad(block, jnp.zeros((), block.dtype), [(0, missing if i == axis else 0, 0) for i in range(block.ndim)])
+    return lax.pad(block, np.zeros((), block.dtype), [(0, missing if i == axis else 0, 0) for i in range(block.ndim)])
 
 
 def _product_layout(spec: ConvSpec) -> str:
@@ -230,11 +249,11 @@ def _loop(count: int, fetch: Callable, step: Callable, init: Array) -> Array:
     """
     slices = jax.eval_shape(fetch, np.int32(0))
 
-    def body(i, out: Array) -> Array:
-        operands = lax.cond(i < count, fetch, lambda _: tuple(lax.full(s.shape, 0, s.dtype) for s in slices), i)
+    def body(i: Any, out: Array) -> Array:
+        operands = lax.cond(lax.lt(i, np.int32(count)), fetch, lambda _: [lax.full(s.shape, 0, s.dtype) for s in slices], i)
         return step(i, out, *operands)
 
-    return lax.fori_loop(0, count, body, init)
+    return loop(count, body, init)
 
 
 def _divisor(number: int, at_most: int) -> int:
