@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from jaxgroupconv.lowerings import LOWERINGS, not_understood
+from jaxgroupconv.lowerings.per_group import MAX_UNROLLED
 from jaxgroupconv.spec import ConvSpec
 
 IMPLEMENTATIONS = ("auto", *LOWERINGS)
@@ -29,8 +30,8 @@ class Plan:
 def plan(spec: ConvSpec, platform: str) -> Plan:
     """The lowering that is used under `implementation="auto"`.
 
-    Nothing is measured and no device is touched: the same spec has the same plan everywhere. On `cpu`, one group is lax's own
-    dense convolution (`native`); for several, the first line that applies and whose lowering does not refuse:
+    Nothing is measured and no device is touched: the same spec has the same plan everywhere. On `cpu` it is the first line that
+    applies and whose lowering does not refuse:
 
     {rules}
 
@@ -52,8 +53,6 @@ def plan(spec: ConvSpec, platform: str) -> Plan:
         return Plan("native", f"nothing is measured on {platform} yet")
     if (refusal := not_understood(spec)) is not None:
         return Plan("native", refusal)
-    if spec.groups == 1:
-        return Plan("native", "one group: a dense convolution")
     for applies, name, reason in _CPU:
         if applies(spec) and LOWERINGS[name].why_not(spec) is None:
             return Plan(name, reason)
@@ -70,32 +69,60 @@ def choose(spec: ConvSpec, implementation: str, platform: str) -> Plan:
     return Plan(planned.name, f"{implementation} refuses: {refusal}; {planned.reason}")
 
 
+def _channel_last(spec: ConvSpec) -> bool:
+    return not spec.lhs_layout.endswith(spec.spatial)
+
+
+def _thin_dense(spec: ConvSpec) -> bool:
+    terms = spec.in_channels * math.prod(spec.window)
+    return math.prod(spec.window) > 1 and terms <= 64 and spec.out_channels <= 16 and spec.phases == 1 and not spec.short_output
+
+
 def _thin_gradient(spec: ConvSpec) -> bool:
     channels = spec.batch * spec.out_channels
     if math.prod(spec.out_size) == 1:
         return spec.short_output and channels <= 16
-    if not spec.lhs_layout.endswith(spec.spatial):  # channel-last
-        return spec.short_output and channels <= 1024
-    strided = any(d > 1 for d in spec.rhs_dilation)
-    return spec.short_output and channels <= (16 if strided else 64)
+    if spec.groups <= 3 and channels >= 16:
+        return False
+    if _channel_last(spec):
+        return spec.short_output and channels <= 4096
+    return spec.short_output and channels <= (64 if any(d > 1 for d in spec.rhs_dilation) else 256)
 
 
 def _wide_gradient(spec: ConvSpec) -> bool:
-    dense = spec.short_output and math.prod(spec.out_size) > 1 and all(d == 1 for d in spec.lhs_dilation)
-    return dense and spec.batch * spec.out_channels >= 256 and (spec.groups <= 16 or spec.in_channels >= 4)
+    channels, dense = spec.batch * spec.out_channels, spec.short_output and math.prod(spec.out_size) > 1 and spec.phases == 1
+    return dense and (spec.groups <= 3 or (channels >= 256 and (spec.groups <= MAX_UNROLLED or spec.in_channels >= 4)))
 
 
-# (applies, name, reason), of convolutions with several groups; benchmarks/run.py --lowerings measures what the bounds rest on.
+def _thin(spec: ConvSpec) -> bool:
+    return spec.in_channels <= (24 if _channel_last(spec) and spec.groups > MAX_UNROLLED else 12)
+
+
+def _small_map(spec: ConvSpec) -> bool:
+    return spec.batch * math.prod(spec.out_size) <= 256 and spec.groups > MAX_UNROLLED and math.prod(spec.window) <= 49
+
+
+def _thin_dilated(spec: ConvSpec) -> bool:
+    return spec.phases > 1 and (12 if _channel_last(spec) else 5) < spec.in_channels <= 16
+
+
+# (applies, name, reason); benchmarks/run.py --lowerings measures what the bounds rest on.
 _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
+    (
+        lambda spec: spec.groups == 1 and _thin_dense(spec),
+        "taps",
+        "one group of at most 64 terms and 16 output channels: sums over the kernel's taps",
+    ),
+    (lambda spec: spec.groups == 1, "native", "one group: a dense convolution"),
     (
         _thin_gradient,
         "taps",
-        "a weight gradient of thin groups (at most 8x8 channels, channel-last 32x32): sums over blocks of rows",
+        "a weight gradient of thin groups (at most 16x16 channels, channel-last 64x64): sums over blocks of rows",
     ),
     (
         _wide_gradient,
         "per_group",
-        "a weight gradient of wide groups (16x16 channels) that are few, or of several items: a dense convolution for each",
+        "a weight gradient of at most 3 groups, or wide ones (16x16), few or of several items: a dense convolution for each",
     ),
     (
         lambda spec: spec.short_output and math.prod(spec.out_size) <= 49,
@@ -112,7 +139,13 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "matmul",
         "a kernel of size one and at least 8 channels a group: matrix products over the groups",
     ),
-    (lambda spec: spec.in_channels <= 12, "taps", "thin groups (at most 12 channels): sums over the kernel's taps"),
+    (
+        _thin_dilated,
+        "matmul",
+        "a dilated input of 6 (channel-last 13) to 16 channels a group: matrix products of patches, phase by phase",
+    ),
+    (_thin, "taps", "thin groups (at most 12 channels, channel-last 24 if more than 16 groups): sums over the kernel's taps"),
+    (_small_map, "matmul", "more than 16 groups of at most 256 positions: matrix products of patches"),
     (
         lambda spec: math.prod(spec.window) <= 49,
         "per_group",

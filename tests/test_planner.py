@@ -71,8 +71,15 @@ def test_weight_gradients_that_lax_is_slow_at_are_planned(shape):
     assert dw.plan.name != "native", f"{dw.spec}: {dw.plan.reason}"
 
 
-def test_a_dense_convolution_is_left_to_lax():
-    assert plan(Case("", (1, 64, 56, 56), (64, 64, 3, 3)).spec, "cpu").name == "native"
+@pytest.mark.parametrize("kernel", [(64, 64, 3, 3), (64, 3, 7, 7), (32, 3, 3, 3), (8, 4, 1, 1)], ids=str)
+def test_a_dense_convolution_is_left_to_lax(kernel):
+    assert plan(Case("", (1, kernel[1], 56, 56), kernel).spec, "cpu").name == "native"
+
+
+@pytest.mark.parametrize("kernel", [(16, 3, 3, 3), (1, 1, 5, 5), (3, 6, 3, 3)], ids=str)
+def test_a_dense_convolution_of_few_channels_is_planned(kernel):
+    """The patches that lax makes cost more than the products."""
+    assert plan(Case("", (1, kernel[1], 56, 56), kernel).spec, "cpu").name == "taps"
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
