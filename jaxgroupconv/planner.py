@@ -113,6 +113,11 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "taps",
         "one group of at most 64 terms and 16 output channels: sums over the kernel's taps",
     ),
+    (
+        lambda spec: spec.groups == 1 and spec.short_output and spec.phases > 1,
+        "matmul",
+        "one group, a weight gradient with a dilated input (of a transposed convolution): a matrix product for each element",
+    ),
     (lambda spec: spec.groups == 1, "native", "one group: a dense convolution"),
     (
         _thin_gradient,
