@@ -79,19 +79,20 @@ def _thin_dense(spec: ConvSpec) -> bool:
 
 
 def _thin_gradient(spec: ConvSpec) -> bool:
-    channels = spec.batch * spec.out_channels
     if math.prod(spec.out_size) == 1:
-        return spec.short_output and channels <= 16
-    if spec.groups <= 3 and channels >= 16:
-        return False
-    if _channel_last(spec):
-        return spec.short_output and channels <= 4096
-    return spec.short_output and channels <= (64 if any(d > 1 for d in spec.rhs_dilation) else 256)
+        most = 16
+    elif spec.groups <= 3:
+        most = 15
+    elif _channel_last(spec):
+        most = 64 * 64
+    else:
+        most = 8 * 8 if any(d > 1 for d in spec.rhs_dilation) else 16 * 16
+    return spec.short_output and spec.batch * spec.out_channels <= most
 
 
 def _wide_gradient(spec: ConvSpec) -> bool:
-    channels, dense = spec.batch * spec.out_channels, spec.short_output and math.prod(spec.out_size) > 1 and spec.phases == 1
-    return dense and (spec.groups <= 3 or (channels >= 256 and (spec.groups <= MAX_UNROLLED or spec.in_channels >= 4)))
+    wide = spec.batch * spec.out_channels >= 16 * 16 and (spec.groups <= MAX_UNROLLED or spec.in_channels >= 4)
+    return spec.short_output and math.prod(spec.out_size) > 1 and spec.phases == 1 and (wide or spec.groups <= 3)
 
 
 def _thin(spec: ConvSpec) -> bool:

@@ -177,3 +177,14 @@ def test_precision_is_passed_on():
     for name in ("matmul", "per_group", "native"):
         lowered = jax.jit(functools.partial(LOWERINGS[name].lower, spec)).lower(*case.arrays())
         assert "HIGHEST" in lowered.as_text(), name
+
+
+def test_a_loop_over_slices_is_one_of_vector_loops_on_all_cores():
+    """XLA neither fuses the slicing into the terms, nor takes the loop for a small one that a single core runs."""
+    for case in (
+        Case("thin groups", (1, 32, 28, 28), (32, 8, 3, 3), groups=4),
+        Case("large kernel", (1, 28, 28, 16), (13, 13, 1, 16), groups=16, layouts=("NHWC", "HWIO", "NHWC")),
+    ):
+        spec = case.spec
+        text = jax.jit(lambda x, w, spec=spec: LOWERINGS["taps"].lower(spec, x, w)).lower(*case.arrays()).compile().as_text()
+        assert text.count(" while(") == 1 and "conditional(" in text and "small_call" not in text
