@@ -58,6 +58,7 @@ _THREE_D = [
     *rows("x3d dw 28", "3-d", 1, 108, (8, 28, 28), 108, 3, 108, ndim=3),
     *rows("x3d dw s122", "3-d", 1, 54, (8, 56, 56), 54, 3, 54, stride=(1, 2, 2), ndim=3),
     *rows("csn dw 14 b8", "3-d", 8, 256, (4, 14, 14), 256, 3, 256, ndim=3),
+    *rows("r3d s2", "3-d", 1, 64, (8, 28, 28), 128, 3, 1, stride=2, ndim=3),
     *rows("resnext3d g32", "3-d", 1, 128, (4, 14, 14), 128, 3, 32, ndim=3),
 ]
 _DILATED = [
@@ -79,6 +80,7 @@ _TRANSPOSED = [
     *rows("up k4 s2 g4", "transposed", 1, 256, 16, 128, 4, 4, stride=2, padding=1, form="transpose"),
     *rows("up k3 s2 g32", "transposed", 1, 256, 14, 256, 3, 32, stride=2, padding=1, output_padding=1, form="transpose"),
     *rows("up k4 s2 dense", "transposed", 1, 128, 28, 64, 4, 1, stride=2, padding=1, form="transpose"),
+    *rows("unet3d up k2 s2", "transposed", 1, 64, 14, 32, 2, 1, stride=2, padding=0, ndim=3, form="transpose"),
     *rows("vocoder k16 s8 dw", "transposed", 1, 256, 200, 256, 16, 256, stride=8, padding=4, ndim=1, form="transpose"),
 ]
 _VMAP = [

@@ -78,13 +78,46 @@ def _thin_dense(spec: ConvSpec) -> bool:
     return math.prod(spec.window) > 1 and terms <= 64 and spec.out_channels <= 16 and spec.phases == 1 and not spec.short_output
 
 
+def _solid_sums(spec: ConvSpec) -> bool:
+    """In three dimensions: few channels, or a plain kernel that passes over many positions."""
+    if spec.ndim != 3 or math.prod(spec.window) < 9:
+        return False
+    if spec.short_output:
+        return spec.groups == 1 and spec.batch * spec.out_channels <= 64
+    if spec.in_channels <= 12 or spec.out_channels <= 4:
+        return True
+    many = spec.batch * math.prod(spec.out_size) >= 64 * spec.in_channels
+    if spec.phases > 1 or any(stride > 1 for stride in spec.strides):
+        return spec.phases == 1 and many and spec.in_channels <= 24
+    return (_channel_last(spec) and spec.in_channels <= 128) or (many and spec.in_channels <= 64)
+
+
+def _solid_products(spec: ConvSpec) -> bool:
+    """In three dimensions: strided, dilated, or few items."""
+    if spec.ndim != 3 or spec.in_channels * spec.out_channels * spec.batch < 64:
+        return False
+    sparse = spec.phases > 1 or any(step > 1 for step in spec.strides + spec.rhs_dilation)
+    if spec.short_output:
+        wide = spec.batch * spec.out_channels >= 16 * 16 or spec.phases > 4
+        return wide and min(spec.batch, spec.out_channels) > 2 and (sparse or spec.in_channels == 1)
+    return spec.in_channels > 12 and (sparse or _channel_last(spec) or (spec.batch == 1 and spec.in_channels < 128))
+
+
+def _disjoint(spec: ConvSpec) -> bool:
+    if not spec.disjoint or spec.short_output or not _channel_last(spec):
+        return spec.disjoint and not spec.short_output
+    return spec.in_channels == 1 or (spec.in_channels > 16 and (spec.groups > 1 or spec.phases > 4))
+
+
 def _thin_gradient(spec: ConvSpec) -> bool:
     if math.prod(spec.out_size) == 1:
         most = 16
     elif spec.groups <= 3:
         most = 15
+    elif spec.lhs_layout.startswith("g"):  # of a vmap over the weights: a sum's elements are far apart
+        most = 8 * 8
     elif _channel_last(spec):
-        most = 64 * 64
+        most = 48 * 48
     else:
         most = 8 * 8 if any(d > 1 for d in spec.rhs_dilation) else 16 * 16
     return spec.short_output and spec.batch * spec.out_channels <= most
@@ -96,7 +129,7 @@ def _wide_gradient(spec: ConvSpec) -> bool:
 
 
 def _thin(spec: ConvSpec) -> bool:
-    return spec.in_channels <= (24 if _channel_last(spec) and spec.groups > MAX_UNROLLED else 12)
+    return spec.in_channels <= (24 if _channel_last(spec) and (spec.groups > MAX_UNROLLED or spec.disjoint) else 12)
 
 
 def _small_map(spec: ConvSpec) -> bool:
@@ -104,7 +137,8 @@ def _small_map(spec: ConvSpec) -> bool:
 
 
 def _thin_dilated(spec: ConvSpec) -> bool:
-    return spec.phases > 1 and (12 if _channel_last(spec) else 5) < spec.in_channels <= 16
+    terms, least = spec.in_channels * math.prod(spec.window) / max(1, spec.phases), 12 if _channel_last(spec) else 5
+    return spec.phases > 1 and least < spec.in_channels <= 16 and terms > 2 * least
 
 
 # (applies, name, reason); benchmarks/run.py --lowerings measures what the bounds rest on.
@@ -115,7 +149,18 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "one group of at most 64 terms and 16 output channels: sums over the kernel's taps",
     ),
     (
-        lambda spec: spec.groups == 1 and spec.short_output and spec.phases > 1,
+        _solid_sums,
+        "taps",
+        "three dimensions, few channels or many positions: sums, where lax has a naive loop or large patches",
+    ),
+    (_solid_products, "matmul", "three dimensions, strided, dilated or few items: matrix products, where lax has a naive loop"),
+    (
+        _disjoint,
+        "matmul",
+        "a transposed convolution whose stride is its kernel's size: one matrix product (but not of thin groups, channel-last)",
+    ),
+    (
+        lambda spec: spec.groups == 1 and spec.short_output and spec.phases > 1 and min(spec.batch, spec.out_channels) > 2,
         "matmul",
         "one group, a weight gradient with a dilated input (of a transposed convolution): a matrix product for each element",
     ),
@@ -123,7 +168,7 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _thin_gradient,
         "taps",
-        "a weight gradient of thin groups (at most 16x16 channels, channel-last 64x64): sums over blocks of rows",
+        "a weight gradient of thin groups (at most 16x16 channels, channel-last 48x48): sums over blocks of rows",
     ),
     (
         _wide_gradient,
@@ -141,9 +186,9 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "any other weight gradient: lax's own convolution, its batch groups written as feature groups",
     ),
     (
-        lambda spec: math.prod(spec.window) == 1 and spec.in_channels >= 8,
+        lambda spec: math.prod(spec.window) == 1 and (spec.in_channels >= 8 or spec.in_channels == spec.out_channels == 1),
         "matmul",
-        "a kernel of size one and at least 8 channels a group: matrix products over the groups",
+        "a kernel of size one and at least 8 channels a group, or one in and out: matrix products over the groups",
     ),
     (
         _thin_dilated,

@@ -99,6 +99,12 @@ class ConvSpec:
         return math.prod(d // math.gcd(d, s) for d, s in zip(self.lhs_dilation, self.strides, strict=True))
 
     @property
+    def disjoint(self) -> bool:
+        """Whether each input meets outputs of its own: a transposed convolution whose stride is its kernel's size."""
+        plain = all(size == 1 for size in self.strides + self.rhs_dilation)
+        return plain and self.lhs_dilation == self.window and self.phases > 1
+
+    @property
     def compute_dtype(self) -> np.dtype:
         """The dtype of products and sums: floats narrower than 32 bits are summed in float32 and rounded once."""
         narrow = jnp.issubdtype(self.out_dtype, jnp.floating) and self.out_dtype.itemsize < 4

@@ -132,6 +132,16 @@ CASES = (
     Case("one pixel", (2, 6, 1, 1), (6, 2, 3, 3), groups=3, padding=((1, 1), (1, 1))),
     # Dilated inputs: gradients with respect to the input, and transposed convolutions.
     Case("dilated input", (2, 4, 4, 5), (6, 2, 3, 3), groups=2, lhs_dilation=(2, 2), padding=((1, 2), (2, 1))),
+    Case("dilated input, kernel as large", (2, 4, 3, 4), (6, 2, 3, 2), groups=2, lhs_dilation=(3, 2), padding=((2, 2), (1, 1))),
+    Case(
+        "dilated input, kernel as large, other padding",
+        (2, 3, 4, 4),
+        (2, 3, 2, 6),
+        groups=2,
+        lhs_dilation=(2, 3),
+        padding=((0, 3), (4, 1)),
+        layouts=("NHWC", "HWIO", "NHWC"),
+    ),
     Case("dilated input, kernel smaller than the dilation", (1, 4, 3, 3), (4, 2, 2, 1), groups=2, lhs_dilation=(3, 2)),
     Case(
         "dilated input, negative padding",

@@ -46,12 +46,15 @@ SLOW_WEIGHT_GRADIENT = SLOW_IN_LAX | {
 def entries(batch, channels, size, features, kernel, groups, stride):
     """The forward convolution, its gradient with respect to the input and that with respect to the weight, explained."""
 
+    sizes = (size, size) if isinstance(size, int) else size
+    layout = "NCHW" if len(sizes) == 2 else "NCDHW"
+
     @jgc.accelerate
     def conv(x, w):
-        return jgc.group_conv(x, w, stride=stride, padding=kernel // 2)
+        return jgc.group_conv(x, w, stride=stride, padding=kernel // 2, layout=layout)
 
-    x = jax.ShapeDtypeStruct((batch, channels, size, size), jnp.float32)
-    w = jax.ShapeDtypeStruct((features, channels // groups, kernel, kernel), jnp.float32)
+    x = jax.ShapeDtypeStruct((batch, channels, *sizes), jnp.float32)
+    w = jax.ShapeDtypeStruct((features, channels // groups, *[kernel] * len(sizes)), jnp.float32)
     out = jax.eval_shape(conv, x, w)
     forward, *gradients = jgc.explain(lambda x, w, ct: jax.vjp(conv, x, w)[1](ct), x, w, out).entries
     dx, dw = sorted(gradients, key=lambda entry: entry.spec.out_shape == w.shape)
@@ -74,6 +77,22 @@ def test_weight_gradients_that_lax_is_slow_at_are_planned(shape):
 @pytest.mark.parametrize("kernel", [(64, 64, 3, 3), (64, 3, 7, 7), (32, 3, 3, 3), (8, 4, 1, 1)], ids=str)
 def test_a_dense_convolution_is_left_to_lax(kernel):
     assert plan(Case("", (1, kernel[1], 56, 56), kernel).spec, "cpu").name == "native"
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_three_dimensions_are_planned_dense_ones_too(groups, stride):
+    """lax has a naive loop for every dilation of the input or the kernel, and so for gradients."""
+    for entry in entries(1, 64, (8, 14, 14), 64, 3, groups, stride):
+        assert entry.plan.name in ("taps", "matmul"), f"{entry.spec}: {entry.plan.reason}"
+
+
+def test_a_transposed_convolution_of_disjoint_blocks_is_one_product():
+    x, w = jnp.ones((1, 32, 7, 7)), jnp.ones((32, 16, 2, 2))
+    [entry] = jgc.explain(jgc.accelerate(lambda x, w: jgc.group_conv_transpose(x, w, stride=2)), x, w).entries
+    assert entry.spec.disjoint and entry.plan.name == "matmul"
+    text = jax.jit(jgc.accelerate(lambda x, w: jgc.group_conv_transpose(x, w, stride=2))).lower(x, w).as_text()
+    assert text.count("dot_general") == 1
 
 
 @pytest.mark.parametrize("kernel", [(16, 3, 3, 3), (1, 1, 5, 5), (3, 6, 3, 3)], ids=str)

@@ -8,6 +8,7 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 from jax import Array, lax
 
 from jaxgroupconv.lowerings.geometry import align, by_phase, contract, pad, spatial_slices, take
@@ -25,11 +26,28 @@ def why_not(spec: ConvSpec) -> str | None:
 
 def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """Computes the convolution (negative padding cropped before)."""
+    if spec.disjoint:
+        return _over_inputs(spec, *spec.split(lhs, rhs))
     if any(d > 1 for d in spec.lhs_dilation):
         return by_phase(lower, spec, lhs, rhs)
     lhs, rhs = spec.split(lhs, rhs)
     lhs = pad(spec, lhs)
     out = _over_outputs(spec, lhs, rhs) if spec.short_output else _over_rows(spec, lhs, rhs)
+    return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
+
+
+def _over_inputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """One product of the input and the whole kernel: each position becomes a block of outputs, as large as the kernel."""
+    names = dict(zip(spec.spatial, "xyz", strict=False))  # of the kernel's axes
+    rhs = lax.rev(rhs, [spec.rhs_layout.index(axis) for axis in spec.spatial])
+    operands = [(rhs, "".join(names.get(axis, axis) for axis in spec.rhs_layout)), (lhs, spec.lhs_layout)]
+    product = _product(spec, operands, "".join(axis + names.get(axis, "") for axis in spec.out_layout))
+    sizes = [size * dilation for size, dilation in zip(spec.in_size, spec.lhs_dilation, strict=True)]
+    blocks, edges = lax.reshape(product, spec.shape(spec.out_layout, sizes)), [(0, 0, 0)] * product.ndim
+    for axis, ((low, _), dilation, size) in enumerate(zip(spec.padding, spec.lhs_dilation, sizes, strict=True)):
+        before = low - (dilation - 1)
+        edges[spec.out_layout.index(str(axis))] = (before, spec.out_size[axis] - size - before, 0)
+    out = lax.pad(blocks, np.zeros((), blocks.dtype), edges[: blocks.ndim])
     return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
 
 
@@ -60,12 +78,16 @@ def _over_rows(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         weights = take(rhs, spec.rhs_layout, **{f"s{axis}": k for axis, k in enumerate(row)})
         weights = lax.squeeze(weights, [spec.rhs_layout.index(axis) for axis in spec.spatial[:-1]])
         patches = lax.concatenate([lax.expand_dims(column, [at]) for column in columns], at)
-        operands = [(weights, row_axes), (patches, patch_axes)]  # the result's minor axis belongs to the second operand
-        (a, a_axes), (b, b_axes) = operands if spec.out_layout.endswith(spec.spatial) else operands[::-1]
-        product = align(*contract(a, a_axes, b, b_axes, batch="g", **_options(spec)), spec.out_layout)
+        product = _product(spec, [(weights, row_axes), (patches, patch_axes)], spec.out_layout)
         out = product if out is None else lax.add(out, product)
     assert out is not None
     return out
+
+
+def _product(spec: ConvSpec, operands: list[tuple[Array, str]], axes: str) -> Array:
+    """The product of the kernel and the input, each with its axes; the result's minor axis belongs to the second operand."""
+    (a, a_axes), (b, b_axes) = operands if spec.out_layout.endswith(spec.spatial) else operands[::-1]
+    return align(*contract(a, a_axes, b, b_axes, batch="g", **_options(spec)), axes)
 
 
 def _options(spec: ConvSpec) -> dict[str, Any]:

@@ -26,7 +26,8 @@ MAX_ROW_TERMS = 128  # of one kernel row, which is never split
 MAX_SUMS = 1024  # output positions of a weight gradient
 MAX_PHASES = 4  # of a dilated input, each of which is compiled on its own; more only with
 MAX_PHASE_TERMS = 256  # terms in all of them together
-ROW_TERMS = 8  # products added up elementwise before a reduction
+ROW_TERMS = 8  # products added up elementwise before a reduction;
+MORE_ROW_TERMS = 14  # so many where the window is minor or the channels are wide; slices a power of two apart share cache lines
 MAX_SUM_TERMS = 256  # unrolled products of all output positions; beyond, a loop over the output's rows
 CACHE_BYTES = 1 << 20  # operands that one iteration over c works on
 
@@ -161,7 +162,7 @@ def _positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         return lax.concatenate(sums, 0)
 
     items, height = (rhs.shape[layout.index(axis)] for axis in "c0")
-    if math.prod(spec.out_size) * items * -(-height // _block_height(items, height)) <= MAX_SUM_TERMS:
+    if math.prod(spec.out_size) * items * -(-height // _block_height(spec, items, height)) <= MAX_SUM_TERMS:
         return rows(lhs, spec.out_size[0])
 
     def fetch(p: Any) -> list[Array]:
@@ -197,7 +198,7 @@ def _column(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The sum of products for one output position, over the items of c and blocks of rows. Traced once for all positions."""
     layout, axes = _product_layout(spec), _sums_layout(spec)
     items, height = (rhs.shape[layout.index(axis)] for axis in "c0")
-    block, zeros, terms = _block_height(items, height), (0,) * spec.ndim, []
+    block, zeros, terms = _block_height(spec, items, height), (0,) * spec.ndim, []
     for x_item, w_item in zip(pieces(lhs, layout, "c"), pieces(rhs, layout, "c"), strict=True):
         x_blocks, w_blocks = pieces(x_item, layout, "0", block * spec.rhs_dilation[0]), pieces(w_item, layout, "0", block)
         for x, w in zip(x_blocks, w_blocks, strict=True):
@@ -211,9 +212,12 @@ def _column(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     return lax.reshape(total, [sizes[axis] for axis in axes])
 
 
-def _block_height(items: int, height: int) -> int:
-    """The rows of a block, such that all items have about `ROW_TERMS` blocks together."""
-    return -(-height // _even(height, max(1, ROW_TERMS // items)))
+def _block_height(spec: ConvSpec, items: int, height: int) -> int:
+    """The rows of a block, such that all items have about `ROW_TERMS` blocks together, or more if the sums stay unrolled."""
+    more = _product_layout(spec).endswith(spec.spatial) or spec.batch * spec.out_channels > 16 * 16
+    unrolled = MAX_SUM_TERMS // math.prod(spec.out_size)
+    terms = min(MORE_ROW_TERMS, unrolled) if more and unrolled >= ROW_TERMS else ROW_TERMS
+    return -(-height // _even(height, max(1, terms // items)))
 
 
 def _taller(block: Array, height: int, axis: int) -> Array:
