@@ -96,8 +96,11 @@ def spec_of(lhs: Any, rhs: Any, out: Any, params: dict[str, Any]) -> ConvSpec | 
 def chosen(spec: ConvSpec, implementation: str, platform: str, partitioned: bool) -> Plan:
     """The lowering that is used; where XLA shares a program out among devices, none of those that would gather their shards."""
     plan = choose(spec, implementation, platform)
-    gathers = plan.name in ("per_group", "feature_groups") or (plan.name == "taps" and spec.short_output)
-    if not (partitioned and gathers) or plan.name == implementation:
+    if not partitioned or plan.name in (implementation, "native"):
+        return plan
+    if spec.groups == 1:
+        return Plan("native", "one group on several devices: XLA's partitioner knows lax's own lowering best")
+    if plan.name not in ("per_group", "feature_groups") and not (plan.name == "taps" and spec.short_output):
         return plan
     name = "matmul" if LOWERINGS["matmul"].why_not(spec) is None else "native"
     return Plan(name, f"on several devices, where {plan.name} would gather the shards")

@@ -8,6 +8,7 @@ import oracle
 import pytest
 from cases import Case
 
+from jaxgroupconv.lowerings import LOWERINGS
 from jaxgroupconv.lowerings.blocks import in_blocks
 
 SAME = ((1, 1), (1, 1))
@@ -69,6 +70,15 @@ def test_values(count, case):
     out = in_blocks(definition, case.spec, *case.arrays(), 8)
     assert definition.spec.in_size[0] == count if count > 1 else definition.spec == case.spec
     np.testing.assert_allclose(out, oracle.conv(*case.arrays(), **case.params), rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_of_three_dimensions_have_an_axis_more():
+    """Of a transposed convolution that is one product, too."""
+    padding, names = ((1, 1), (0, 1), (1, 0)), ("NCDHW", "OIDHW", "NCDHW")
+    case = Case("", (2, 4, 8, 3, 3), (6, 2, 2, 2, 2), groups=2, padding=padding, lhs_dilation=(2, 2, 2), layouts=names)
+    assert case.spec.disjoint
+    out = in_blocks(LOWERINGS["matmul"], case.spec, *case.arrays(), 8)
+    np.testing.assert_allclose(out, oracle.conv(*case.arrays(), **case.spec.lax_params()), rtol=1e-5, atol=1e-5)
 
 
 def test_what_the_lowering_refuses_stays_whole():

@@ -209,6 +209,19 @@ def check_explain():
         assert entry.spec.groups == groups and entry.source.startswith("test_devices.py")
 
 
+def check_dense():
+    """XLA's partitioner shares out lax's own dense convolution, with nothing but a sum of the kernel's gradient."""
+    names, x, w = ("NCDHW", "OIDHW", "NCDHW"), jnp.ones((8, 16, 12, 4, 4)), jnp.ones((32, 16, 3, 3, 3))
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    args = [jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in ((x, P("d")), (w, P()))]
+    loss = jax.grad(lambda x, w: (lax.conv_general_dilated(x, w, (2,) * 3, "SAME", dimension_numbers=names) ** 2).sum(), (0, 1))
+    assert "native" not in ran(jax.jit(jgc.accelerate(loss)).lower(x, w).as_text())
+    lowered = jax.jit(jgc.accelerate(loss)).lower(*args)
+    assert set(ran(lowered.as_text())) == {"native"}
+    assert communicated(lowered.compile()) == [(w.size, "all-reduce")]
+    check_values(lowered.compile()(*args), jax.jit(loss)(x, w))
+
+
 ALL = {"d": 8}
 GRID = {"a": 4, "b": 2}
 CHECKS = {
@@ -231,6 +244,7 @@ CHECKS = {
     "explicit": (check_explicit, {}),
     "pmap": (check_pmap, {}),
     "explain": (check_explain, {}),
+    "one group": (check_dense, {}),
 }
 
 

@@ -1,7 +1,7 @@
 """Matrix products batched over the groups; patches where the window is larger than one.
 
-Good for 1x1 kernels, for many channels a group, and for weight gradients, where each output position is one product over the
-batch and all positions of the window.
+Good for 1x1 kernels, for many channels a group, for weight gradients, where each output position is one product over the
+batch and all positions of the window, and for transposed convolutions whose stride is their kernel's size: one product.
 """
 
 import itertools
@@ -38,16 +38,17 @@ def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
 def _over_inputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """One product of the input and the whole kernel: each position becomes a block of outputs, as large as the kernel."""
-    names = dict(zip(spec.spatial, "xyz", strict=False))  # of the kernel's axes
+    within = str.maketrans("0123", "wxyz")  # the axes of a block: the kernel's
     rhs = lax.rev(rhs, [spec.rhs_layout.index(axis) for axis in spec.spatial])
-    operands = [(rhs, "".join(names.get(axis, axis) for axis in spec.rhs_layout)), (lhs, spec.lhs_layout)]
-    product = _product(spec, operands, "".join(axis + names.get(axis, "") for axis in spec.out_layout))
+    operands = [(rhs, spec.rhs_layout.translate(within)), (lhs, spec.lhs_layout)]
+    axes = "".join(axis + axis.translate(within) if axis in spec.spatial else axis for axis in spec.out_layout)
     sizes = [size * dilation for size, dilation in zip(spec.in_size, spec.lhs_dilation, strict=True)]
-    blocks, edges = lax.reshape(product, spec.shape(spec.out_layout, sizes)), [(0, 0, 0)] * product.ndim
-    for axis, ((low, _), dilation, size) in enumerate(zip(spec.padding, spec.lhs_dilation, sizes, strict=True)):
-        before = low - (dilation - 1)
-        edges[spec.out_layout.index(str(axis))] = (before, spec.out_size[axis] - size - before, 0)
-    out = lax.pad(blocks, np.zeros((), blocks.dtype), edges[: blocks.ndim])
+    blocks = lax.reshape(_product(spec, operands, axes), spec.shape(spec.out_layout, sizes))
+    edges = [(0, 0, 0)] * blocks.ndim
+    for axis, size in enumerate(sizes):
+        low = spec.padding[axis][0] - (spec.lhs_dilation[axis] - 1)
+        edges[spec.out_layout.index(str(axis))] = (low, spec.out_size[axis] - size - low, 0)
+    out = lax.pad(blocks, np.zeros((), blocks.dtype), edges)
     return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
 
 
