@@ -78,7 +78,7 @@ def _thin_dense(spec: ConvSpec) -> bool:
     return math.prod(spec.window) > 1 and terms <= 64 and spec.out_channels <= 16 and spec.phases == 1 and not spec.short_output
 
 
-def _solid_sums(spec: ConvSpec) -> bool:
+def _volumetric_sums(spec: ConvSpec) -> bool:
     """In three dimensions: few channels, or a plain kernel that passes over many positions."""
     if spec.ndim != 3 or math.prod(spec.window) < 9:
         return False
@@ -86,13 +86,15 @@ def _solid_sums(spec: ConvSpec) -> bool:
         return spec.groups == 1 and spec.batch * spec.out_channels <= 64
     if spec.in_channels <= 12 or spec.out_channels <= 4:
         return True
-    many = spec.batch * math.prod(spec.out_size) >= 64 * spec.in_channels
-    if spec.phases > 1 or any(stride > 1 for stride in spec.strides):
-        return spec.phases == 1 and many and spec.in_channels <= 24
-    return (_channel_last(spec) and spec.in_channels <= 128) or (many and spec.in_channels <= 64)
+    if spec.phases > 1:
+        return False
+    many, strided = spec.batch * math.prod(spec.out_size) >= 64 * spec.in_channels, any(stride > 1 for stride in spec.strides)
+    return (many and spec.in_channels <= (24 if strided else 64)) or (
+        _channel_last(spec) and not strided and spec.in_channels <= 128
+    )
 
 
-def _solid_products(spec: ConvSpec) -> bool:
+def _volumetric_products(spec: ConvSpec) -> bool:
     """In three dimensions: strided, dilated, or few items."""
     if spec.ndim != 3 or spec.in_channels * spec.out_channels * spec.batch < 64:
         return False
@@ -104,9 +106,8 @@ def _solid_products(spec: ConvSpec) -> bool:
 
 
 def _disjoint(spec: ConvSpec) -> bool:
-    if not spec.disjoint or spec.short_output or not _channel_last(spec):
-        return spec.disjoint and not spec.short_output
-    return spec.in_channels == 1 or (spec.in_channels > 16 and (spec.groups > 1 or spec.phases > 4))
+    wide = spec.in_channels > 16 and (spec.groups > 1 or spec.phases > 4)
+    return spec.disjoint and not spec.short_output and (not _channel_last(spec) or spec.in_channels == 1 or wide)
 
 
 def _thin_gradient(spec: ConvSpec) -> bool:
@@ -137,7 +138,7 @@ def _small_map(spec: ConvSpec) -> bool:
 
 
 def _thin_dilated(spec: ConvSpec) -> bool:
-    terms, least = spec.in_channels * math.prod(spec.window) / max(1, spec.phases), 12 if _channel_last(spec) else 5
+    terms, least = spec.in_channels * math.prod(spec.window) / spec.phases, 12 if _channel_last(spec) else 5
     return spec.phases > 1 and least < spec.in_channels <= 16 and terms > 2 * least
 
 
@@ -149,11 +150,15 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "one group of at most 64 terms and 16 output channels: sums over the kernel's taps",
     ),
     (
-        _solid_sums,
+        _volumetric_sums,
         "taps",
         "three dimensions, few channels or many positions: sums, where lax has a naive loop or large patches",
     ),
-    (_solid_products, "matmul", "three dimensions, strided, dilated or few items: matrix products, where lax has a naive loop"),
+    (
+        _volumetric_products,
+        "matmul",
+        "three dimensions, strided, dilated or few items: matrix products, where lax has a naive loop",
+    ),
     (
         _disjoint,
         "matmul",
@@ -162,7 +167,7 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         lambda spec: spec.groups == 1 and spec.short_output and spec.phases > 1 and min(spec.batch, spec.out_channels) > 2,
         "matmul",
-        "one group, a weight gradient with a dilated input (of a transposed convolution): a matrix product for each element",
+        "one group of 3 channels or more, a weight gradient with a dilated input: a matrix product for each kernel element",
     ),
     (lambda spec: spec.groups == 1, "native", "one group: a dense convolution"),
     (
@@ -195,7 +200,11 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "matmul",
         "a dilated input of 6 (channel-last 13) to 16 channels a group: matrix products of patches, phase by phase",
     ),
-    (_thin, "taps", "thin groups (at most 12 channels, channel-last 24 if more than 16 groups): sums over the kernel's taps"),
+    (
+        _thin,
+        "taps",
+        "thin groups (at most 12 channels; channel-last 24, if more than 16 groups or disjoint): sums over the kernel's taps",
+    ),
     (_small_map, "matmul", "more than 16 groups of at most 256 positions: matrix products of patches"),
     (
         lambda spec: math.prod(spec.window) <= 49,

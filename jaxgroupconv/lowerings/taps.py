@@ -26,8 +26,10 @@ MAX_ROW_TERMS = 128  # of one kernel row, which is never split
 MAX_SUMS = 1024  # output positions of a weight gradient
 MAX_PHASES = 4  # of a dilated input, each of which is compiled on its own; more only with
 MAX_PHASE_TERMS = 256  # terms in all of them together
-ROW_TERMS = 8  # products added up elementwise before a reduction;
-MORE_ROW_TERMS = 14  # so many where the window is minor or the channels are wide; slices a power of two apart share cache lines
+ROW_TERMS = 8  # products added up elementwise before a reduction
+MORE_ROW_TERMS = (
+    14  # the same where the window is minor or the channels are wide; 16 slices would often share a set of the cache
+)
 MAX_SUM_TERMS = 256  # unrolled products of all output positions; beyond, a loop over the output's rows
 CACHE_BYTES = 1 << 20  # operands that one iteration over c works on
 
