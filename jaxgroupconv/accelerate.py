@@ -82,8 +82,16 @@ def requested(context: Any) -> str | None:
     return metadata.get(MARK, _process[0])
 
 
+def unknown() -> str | None:
+    """What the rules miss in this JAX, where all convolutions are lax's own, or None."""
+    return _unknown[0] if _unknown else None
+
+
 def spec_of(lhs: Any, rhs: Any, out: Any, params: dict[str, Any]) -> ConvSpec | None:
-    """The spec of an equation from its abstract values and parameters; None if a size is symbolic."""
+    """The spec of an equation from its abstract values and parameters; None if a size is symbolic.
+
+    Other parameters than those of a ConvSpec would give None too, but with those nothing is attached.
+    """
     names = ("preferred_element_type", "out_sharding")
     geometry = {name: value for name, value in params.items() if name not in names}
     dtypes = {"lhs_dtype": lhs.dtype, "rhs_dtype": rhs.dtype, "out_dtype": out.dtype}
@@ -123,6 +131,7 @@ class _Thread(threading.local):
 
 _thread = _Thread()
 _process: list[str | None] = [None]  # what `enable` set
+_unknown: list[str] = []  # what this JAX lacks; once there is something, nothing is planned
 
 
 def _set_process(implementation: str | None) -> None:
@@ -169,12 +178,18 @@ def _rule(mlir: Any, platform: str) -> Callable[..., Any]:
     original = getattr(entry, "rule", entry)
 
     def rule(ctx, lhs, rhs, **params):
-        implementation = None if _thread.lowering else requested(ctx.jaxpr_eqn_ctx)
-        (x, w), (out,) = ctx.avals_in, ctx.avals_out
-        spec = spec_of(x, w, out, params) if implementation else None
+        if _thread.lowering or _unknown:
+            return original(ctx, lhs, rhs, **params)
+        try:
+            implementation = requested(ctx.jaxpr_eqn_ctx)
+            (x, w), (out,) = ctx.avals_in, ctx.avals_out
+            spec = spec_of(x, w, out, params) if implementation else None
+            devices = _devices(ctx.module_context.axis_context) if spec else 1
+        except Exception as error:  # what cannot be tried before something is lowered
+            _give_up(error)
+            return original(ctx, lhs, rhs, **params)
         if spec is None or implementation is None:
             return original(ctx, lhs, rhs, **params)
-        devices = _devices(ctx.module_context.axis_context)
         name = chosen(spec, implementation, platform, devices > 1).name
         if name == "native" and all(p >= 0 for pair in spec.padding for p in pair):
             return original(ctx, lhs, rhs, **params)
@@ -212,12 +227,15 @@ def _attach() -> Callable[..., Any]:
             mlir.register_lowering(lax.conv_general_dilated_p, rule, platform=platform)
         return set_xla_metadata
     except Exception as error:  # whatever another JAX does here: the user's program must run
-        warnings.warn(
-            f"jaxgroupconv does not know this JAX ({jax.__version__}: {error!r}); convolutions keep lax's own lowering.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _give_up(error)
         return lambda **_: contextlib.nullcontext()
+
+
+def _give_up(error: Exception) -> None:
+    """From now on all convolutions are lax's own; a warning says so, once."""
+    _unknown.append(f"{jax.__version__}: {error!r}")
+    text = f"jaxgroupconv does not know this JAX ({_unknown[0]}); convolutions keep lax's own lowering."
+    warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
 def _check(mlir: Any, set_mark: Callable[..., Any]) -> None:
@@ -236,8 +254,11 @@ def _check(mlir: Any, set_mark: Callable[..., Any]) -> None:
     x = jax.ShapeDtypeStruct((1, 1, 1), np.dtype(np.float32))
     with set_mark(**{MARK: "native"}):
         jaxpr = jax.make_jaxpr(lambda x: lax.conv_general_dilated(x, x, (1,), "VALID"))(x)
-    if requested(jaxpr.jaxpr.eqns[-1].ctx) != "native":
+    eqn = jaxpr.jaxpr.eqns[-1]
+    if requested(eqn.ctx) != "native":
         raise AttributeError("the mark does not reach the equation")
+    if spec_of(*(v.aval for v in (*eqn.invars, *eqn.outvars)), eqn.params) is None:
+        raise TypeError(f"a convolution's parameters are {', '.join(eqn.params)}")
 
 
 _set_mark = _attach()

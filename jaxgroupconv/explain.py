@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax import lax
 
-from jaxgroupconv.accelerate import chosen, requested, spec_of
+from jaxgroupconv.accelerate import chosen, requested, spec_of, unknown
 from jaxgroupconv.planner import Plan
 from jaxgroupconv.spec import ConvSpec
 
@@ -20,7 +20,7 @@ class Entry:
     """One convolution equation.
 
     Attributes:
-      spec: the convolution, or None if a size is symbolic.
+      spec: the convolution, or None if a size is symbolic or this JAX is not known.
       plan: the lowering and the reason for it.
       marked: whether the library was asked to plan it.
       count: how often it runs (trip counts of scans multiplied; a branch or a while loop's body counts once).
@@ -64,7 +64,7 @@ class Explanation:
         rows = [("lowering", "role", "convolution", "times", "MFLOP", "MB", "why", "source")]
         for e in self.entries:
             flops, size = (f"{e.spec.flops / 1e6:.2f}", f"{e.spec.bytes / 1e6:.2f}") if e.spec else ("?", "?")
-            rows.append((e.plan.name, e.role, str(e.spec or "symbolic"), str(e.count), flops, size, e.plan.reason, e.source))
+            rows.append((e.plan.name, e.role, str(e.spec or "?"), str(e.count), flops, size, e.plan.reason, e.source))
         title, times = f"convolutions on {self.platform}", str(sum(e.count for e in self.entries))
         return [*rows, ("total", "", title, times, f"{self.flops / 1e6:.2f}", f"{self.bytes / 1e6:.2f}", "", "")]
 
@@ -117,8 +117,7 @@ class _Place:
     def inside(self, eqn: Any) -> "_Place":
         """The place of the equations of a program inside of this equation."""
         times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
-        manual = eqn.primitive.name in ("shard_map", "xla_pmap")
-        partitioned, source = self.partitioned and not manual, self.source or _source(eqn)
+        partitioned, source = self.partitioned and eqn.primitive.name != "shard_map", self.source or _source(eqn)
         return _Place(self.count * times, self.platform, partitioned, self.names_of(eqn), source)
 
     def names_of(self, eqn: Any) -> str:
@@ -138,7 +137,9 @@ def _entry(eqn: Any, place: _Place) -> Entry:
     implementation = requested(getattr(eqn, "ctx", None))
     lhs, rhs, out = (v.aval for v in (*eqn.invars, *eqn.outvars))
     spec = spec_of(lhs, rhs, out, eqn.params)
-    if implementation is None:
+    if (lacks := unknown()) is not None:
+        plan = Plan("native", f"this JAX is not known ({lacks})")
+    elif implementation is None:
         plan = Plan("native", "not marked: outside of accelerate and enable")
     elif spec is None:
         plan = Plan("native", "a size is symbolic")

@@ -12,7 +12,7 @@ def ran(text):
 
     A function that is called twice counts once. What stands inside of a planned lowering does not count.
     """
-    convolution = r"call @jaxgroupconv_([a-z_]+?)(?:_\d+)?\(|stablehlo\.(convolution|dynamic_conv)\b"
+    convolution = r"call @jaxgroupconv_(\w+?)(?:_\d+)?\(|stablehlo\.(convolution|dynamic_conv)\b"
     return ["native" if native else planned for planned, native in re.findall(convolution, outside(text))]
 
 
