@@ -64,7 +64,7 @@ def save(path: str | os.PathLike, data: Mapping[str, Any] | Sequence[Any]) -> No
     """Writes a `.params` file, byte for byte as MXNet 1.9.1 writes it.
 
     Args:
-      path: the file.
+      path: the file; it is replaced once the new one is whole, so `save(path, load(path))` is safe.
       data: arrays by name, or a list of arrays: NumPy's or JAX's, BCOO (row-sparse), BCSR, or None. If one of them has rank 0
         or a size of 0, dense arrays are written in the format's version 3, which alone can hold such; otherwise in version 2.
 
@@ -83,14 +83,22 @@ def save(path: str | os.PathLike, data: Mapping[str, Any] | Sequence[Any]) -> No
         _V3 if any(isinstance(x, np.ndarray) and x.size == 0 or np.shape(x) == () for x in arrays if x is not None) else _V2
     )
     pieces = [_pieces(x, version) for x in arrays]  # before the file is touched: this is where errors are found
-    with open(path, "wb") as file:
-        file.write(struct.pack("<QQQ", _MAGIC, 0, len(arrays)))
-        for piece in pieces:
-            _write_array(file, *piece)
-        file.write(struct.pack("<Q", len(names)))
-        for name in names:
-            encoded = name.encode()
-            file.write(struct.pack("<Q", len(encoded)) + encoded)
+    target = os.path.realpath(path)  # a link stays one
+    part = f"{target}.{os.getpid()}.part"
+    try:
+        # Beside the target, which may be the file that the arrays are views of: to truncate a mapped file ends the process.
+        with open(part, "wb") as file:
+            file.write(struct.pack("<QQQ", _MAGIC, 0, len(arrays)))
+            for piece in pieces:
+                _write_array(file, *piece)
+            file.write(struct.pack("<Q", len(names)))
+            for name in names:
+                encoded = name.encode()
+                file.write(struct.pack("<Q", len(encoded)) + encoded)
+        os.replace(part, target)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
 
 
 class _Reader:

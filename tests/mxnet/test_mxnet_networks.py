@@ -86,6 +86,13 @@ def test_written_checkpoints_equal_mxnets_byte_for_byte(name, tmp_path):
         assert (tmp_path / f"copy{ending}").read_bytes() == (tmp_path / f"{name}{ending}").read_bytes()
 
 
+def test_a_checkpoint_is_saved_over_itself(tmp_path):
+    prefix = checkpoint("resnext_small", tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    save_checkpoint(prefix, 0, *load_checkpoint(prefix, 0))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize("name", ["mobilenetv2_0_25", "shufflenet_like", "deconv_skip"])
 def test_shapes_follow_from_the_data_alone(name, tmp_path):
     meta, _, inputs = recorded(name)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental import sparse
 
-from jaxgroupconv.mxnet import load, save
+from jaxgroupconv.mxnet import load, params_file, save
 
 PARAMS = records.DATA / "params"
 EXPECTED = records.cases("params/expected")
@@ -48,6 +48,32 @@ def test_written_files_equal_mxnets_byte_for_byte(file, tmp_path):
     path = PARAMS / file["file"]
     save(tmp_path / "copy.params", load(path))
     assert (tmp_path / "copy.params").read_bytes() == path.read_bytes()
+
+
+def test_a_file_is_saved_over_itself(tmp_path):
+    path, x = tmp_path / "x.params", np.arange(100_000, dtype=np.float32)
+    save(path, {"x": x})
+    (tmp_path / "link.params").symlink_to(path)
+    loaded = load(path)
+    for target in (path, tmp_path / "link.params"):
+        save(target, loaded)
+        np.testing.assert_array_equal(load(path)["x"], x)
+    np.testing.assert_array_equal(loaded["x"], x)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link.params", "x.params"]
+    assert (tmp_path / "link.params").is_symlink()
+
+
+def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    save(tmp_path / "x.params", {"x": np.ones(3)})
+    monkeypatch.setattr(params_file, "_write_array", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path / "x.params", {"x": np.zeros(3)})
+    monkeypatch.undo()
+    np.testing.assert_array_equal(load(tmp_path / "x.params")["x"], 1)
+    assert [file.name for file in tmp_path.iterdir()] == ["x.params"]
 
 
 @pytest.mark.parametrize("name", EXPECTED["must_raise_ValueError"])
