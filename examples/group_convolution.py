@@ -16,21 +16,21 @@ import jaxgroupconv as jgc
 from jaxgroupconv.mxnet import nd, sym
 
 
-def generate_data() -> tuple[jax.Array, jax.Array]:
-    """Data (batch, channel, height, width) and weight (output channels, input channels, height, width)."""
-    return nd.reshape(nd.arange(12), (1, 3, 2, 2)), nd.reshape(nd.arange(6), (2, 3, 1, 1))
+def generate_data() -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Data (batch, channel, height, width), weight (output channels, input channels, height, width) and bias."""
+    return nd.reshape(nd.arange(12), (1, 3, 2, 2)), nd.reshape(nd.arange(6), (2, 3, 1, 1)), nd.zeros(2)
 
 
-def standard_convolution(data: jax.Array, weight: jax.Array) -> jax.Array:
+def standard_convolution(data: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
     """Every filter sees all three channels."""
-    return nd.Convolution(data, weight=weight, bias=nd.zeros(2), kernel=weight.shape[2:], num_filter=2)
+    return nd.Convolution(data, weight=weight, bias=bias, kernel=weight.shape[2:], num_filter=2)
 
 
-def group_convolution(data: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+def group_convolution(data: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Three groups of one input channel and two filters each; the weight must have the shape (filters, 1, height, width)."""
-    reshaped = nd.reshape(weight, (-1, 1, 0, 0))
-    out = nd.Convolution(data, weight=reshaped, bias=nd.zeros(6), kernel=weight.shape[2:], num_filter=6, num_group=3)
-    return reshaped, out
+    reshaped, bias = nd.reshape(weight, (-1, 1, 0, 0)), nd.zeros(6)
+    out = nd.Convolution(data, weight=reshaped, bias=bias, kernel=weight.shape[2:], num_filter=6, num_group=3)
+    return reshaped, bias, out
 
 
 def regrouped_convolution(data: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -97,13 +97,13 @@ def compare_speed(num_group: int, size: int = 256) -> dict[str, dict[str, float]
 
 def main(quick: bool = False) -> None:
     """Tells the whole story."""
-    data, weight = generate_data()
-    print(f"# Generate data\n\nInput:\n{data}\n\nWeight:\n{weight}")
-    print(f"\n# Standard convolution\n\nOutput of standard convolution:\n{standard_convolution(data, weight)}")
+    data, weight, bias = generate_data()
+    print(f"# Generate data\n\nInput:\n{data}\n\nWeight:\n{weight}\n\nBias:\n{bias}")
+    print(f"\n# Standard convolution\n\nOutput of standard convolution:\n{standard_convolution(data, weight, bias)}")
 
-    reshaped, out = group_convolution(data, weight)
-    print(f"\n# Group convolution\n\ndata shape: {data.shape}, weight shape: {weight.shape}")
-    print(f"shape of reshaped weight: {reshaped.shape}\n\nGroup convolution output:\n{out}")
+    reshaped, bias, out = group_convolution(data, weight)
+    print(f"\n# Group convolution\n\ndata   shape: {data.shape}\nweight shape: {weight.shape}")
+    print(f"\nshape of reshaped weight: {reshaped.shape}\nbias shape: {bias.shape}\n\nGroup convolution output:\n{out}")
     regrouped, out = regrouped_convolution(data, weight)
     print(
         "\nA trap: the reshape reads the weight row by row and does not regroup it by input channel, so channel 0 meets\n"

@@ -6,13 +6,21 @@ import io
 import pathlib
 import re
 import runpy
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from inspecting import ran
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOK = (ROOT / "tests/data/notebook.txt").read_text()
 TABLES = r"num-group = \d+\n.*?\*{10,}"
+
+
+def example() -> dict[str, Any]:
+    """The example's functions."""
+    return runpy.run_path(str(ROOT / "examples/group_convolution.py"))
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +28,7 @@ def printed() -> str:
     """What the example prints."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        runpy.run_path(str(ROOT / "examples/group_convolution.py"))["main"](quick=True)
+        example()["main"](quick=True)
     return out.getvalue()
 
 
@@ -36,6 +44,13 @@ def test_the_arrays_are_the_notebooks(printed):
     assert len(got) == len(wanted) + 1  # and the regrouped convolution, which the notebook has not
     for a, b in zip(got, wanted, strict=False):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_bias_and_the_shapes_are_the_notebooks(printed):
+    found = [re.findall(r"Bias:\s+\[(.*)\]", text) for text in (NOTEBOOK, printed)]
+    assert [[float(number) for number in bias.split()] for (bias,) in found] == [[0, 0]] * 2
+    wanted, got = (re.findall(r"^.*shape.*: (?:\(.*\))$", text, re.MULTILINE) for text in (NOTEBOOK, printed))
+    assert got == wanted and len(wanted) == 4
 
 
 def test_the_regrouped_weight_gives_another_result(printed):
@@ -54,6 +69,24 @@ def test_the_shape_tables_are_the_notebooks(printed):
 
 
 def test_the_comparison_with_lax_checks_and_measures_both():
-    times = runpy.run_path(str(ROOT / "examples/group_convolution.py"))["compare_speed"](6, size=12)
+    times = example()["compare_speed"](6, size=12)
     assert set(times) == {"forward", "gradient"}
     assert all(ms > 0 for by_name in times.values() for ms in by_name.values())
+
+
+def test_the_whole_story_compares_each_number_of_groups_with_lax(capsys):
+    """The timings are left out: instead of running the functions again and again, what they are lowered to is read."""
+    functions, lowerings = example(), []
+
+    def fastest(candidates, *args):
+        lowerings.append({name: ran(jax.jit(f).lower(*args).as_text()) for name, f in candidates.items()})
+        return {"jaxgroupconv": 2.0, "lax": 9.0}
+
+    small = functions["compare_speed"]
+    functions["main"].__globals__.update(fastest=fastest, compare_speed=lambda groups: small(groups, size=12))
+    functions["main"]()
+    rows = re.findall(r"^ +(\d) +(forward|gradient) +2\.00 +9\.00 +4\.5$", capsys.readouterr().out, re.MULTILINE)
+    assert rows == [(str(groups), name) for groups in (1, 2, 3, 6) for name in ("forward", "gradient")]
+    assert [len(names["lax"]) for names in lowerings] == [1, 3] * 4
+    assert {name for names in lowerings for name in names["lax"]} == {"native"}
+    assert all("native" not in names["jaxgroupconv"] for names in lowerings[2:])
