@@ -1,6 +1,7 @@
 """The graph that a symbol stands for: nodes, and entries, which are outputs of nodes."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,3 +73,16 @@ def topological(heads: tuple[Entry, ...]) -> list[Node]:
             stack.append((node, True))
             stack.extend((source, False) for source, _ in reversed(node.inputs) if source not in done)
     return order
+
+
+def substituted(heads: tuple[Entry, ...], inputs: Mapping[str, Entry], name: str | None = None) -> list[Entry]:
+    """The heads of a copy of the graph, with entries in the place of variables, and another name for the first head's node."""
+    copies: dict[Entry, Entry] = {}
+    for node in topological(heads):
+        if node.op is None:
+            made = (inputs.get(node.name, (node, 0)),)
+        else:
+            rename = name if name and node is heads[0][0] else node.name
+            made = Node(node.op, rename, dict(node.attrs), tuple(copies[entry] for entry in node.inputs)).outputs
+        copies |= zip(node.outputs, made, strict=True)
+    return [copies[head] for head in heads]

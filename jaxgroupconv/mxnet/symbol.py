@@ -17,7 +17,7 @@ from jaxgroupconv.mxnet import attributes, dtypes, infer
 from jaxgroupconv.mxnet.attributes import USER_KEYS, to_string
 from jaxgroupconv.mxnet.errors import MXNetError
 from jaxgroupconv.mxnet.evaluate import evaluate
-from jaxgroupconv.mxnet.graph import Entry, Node, topological
+from jaxgroupconv.mxnet.graph import Entry, Node, substituted, topological
 from jaxgroupconv.mxnet.registry import OPERATORS, Operator
 from jaxgroupconv.mxnet.shapes import Shape, is_known
 
@@ -117,22 +117,24 @@ class Symbol:
         name = self.name or "group [" + ", ".join(node.name for node, _ in self.heads) + "]"
         return f"<Symbol {name}>"
 
-    def __call__(self, name: str | None = None, **inputs: "Symbol") -> "Symbol":
-        """The same network with variables replaced: `net(data=other)` puts `other` where the variable `data` was."""
-        unknown = inputs.keys() - set(self.list_inputs())
-        if unknown:
+    def __call__(self, *args: "Symbol", name: str | None = None, **kwargs: "Symbol") -> "Symbol":
+        """The same network with variables replaced.
+
+        Args:
+          *args: symbols in the order of `list_arguments`, as MXNet documents it; 1.9.1 itself takes keywords only.
+          name: a new name for the last node.
+          **kwargs: symbols by name instead: `net(data=other)` puts `other` where the variable `data` was.
+        """
+        if args and kwargs:
+            raise TypeError("compose only accept input Symbols either as positional or keyword arguments, not both")
+        if len(args) > len(names := self.list_arguments()):
+            raise TypeError(
+                f"compose takes at most {len(names)} positional arguments ({', '.join(names)}), but got {len(args)}"
+            )
+        inputs = dict(zip(names, args, strict=False)) | kwargs
+        if unknown := inputs.keys() - set(self.list_inputs()):
             raise MXNetError(f"Symbol.ComposeKeyword argument name {unknown.pop()} not found.")
-        replaced: dict[Entry, Entry] = {}
-        last = self.heads[0][0]
-        for node in topological(self.heads):
-            if node.op is None:
-                copies = (single(inputs[node.name], node.name),) if node.name in inputs else node.outputs
-            else:
-                sources = tuple(replaced[entry] for entry in node.inputs)
-                rename = name if name and node is last else node.name
-                copies = Node(node.op, rename, dict(node.attrs), sources).outputs
-            replaced |= zip(node.outputs, copies, strict=True)
-        return self._with(replaced[head] for head in self.heads)
+        return self._with(substituted(self.heads, {key: single(symbol, key) for key, symbol in inputs.items()}, name))
 
     def attr(self, key: str) -> str | None:
         """One attribute of the symbol's node."""

@@ -64,6 +64,19 @@ def test_composition_replaces_variables():
         convolution()(nothing=inner)
 
 
+def test_composition_by_position():
+    inner, weight = sym.relu(sym.Variable("image"), name="act"), sym.Variable("w")
+    assert convolution()(inner).list_arguments() == ["image", "conv_weight", "conv_bias"]
+    assert convolution()(inner, weight, name="renamed").list_outputs() == ["renamed_output"]
+    assert convolution()(inner, weight).list_arguments() == ["image", "w", "conv_bias"]
+    with pytest.raises(TypeError, match="either as positional or keyword arguments, not both"):
+        convolution()(inner, conv_weight=weight)
+    with pytest.raises(TypeError, match="Argument data must be Symbol instances, but got 'renamed'"):
+        convolution()("renamed")
+    with pytest.raises(TypeError, match=r"at most 3 positional arguments \(data, conv_weight, conv_bias\), but got 4"):
+        convolution()(inner, weight, weight, weight)
+
+
 @pytest.mark.parametrize(
     ("build", "want", "op"),
     [
