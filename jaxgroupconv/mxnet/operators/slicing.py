@@ -69,7 +69,7 @@ def slice_channel(p, data):
     "slice_axis",
     attributes={"axis": attr.integer(), "begin": attr.integer(), "end": attr.optional(attr.integer(), attr.REQUIRED)},
 )
-def slicechecked_axis(p, data):
+def slice_axis(p, data):
     axis = checked_axis(p.axis, data.ndim)
     size = data.shape[axis]
     begin = p.begin + size if p.begin < 0 else p.begin
