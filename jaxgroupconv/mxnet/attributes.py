@@ -173,8 +173,8 @@ def optional(attribute: Attribute, default: Any = None) -> Attribute:
     )
 
 
-# Spellings found in twelve years of files: (3, 3), [3,3], ( 3 , 3 ), (3, 3,), (3L, 3L), (03, 3), and 3 alone.
-_SHAPE = re.compile(r"\s*(?:[(\[]\s*((?:[+-]?\d+L?\s*(?:,\s*[+-]?\d+L?\s*)*,?)?)\s*[)\]]|(\d+))\s*", re.ASCII)
+# Spellings found in twelve years of files: (3, 3), [3,3], ( 3 , 3 ), (3, 3,), (3L, 3L), (03, 3), and 3 or -3 alone.
+_SHAPE = re.compile(r"\s*(?:[(\[]\s*((?:[+-]?\d+L?\s*(?:,\s*[+-]?\d+L?\s*)*,?)?)\s*[)\]]|(-?\d+))\s*", re.ASCII)
 _INT = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
 _FLOAT = re.compile(r"\s*([+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf|nan))f?\s*", re.ASCII | re.IGNORECASE)
 

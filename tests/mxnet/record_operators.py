@@ -15,8 +15,14 @@ VECTOR = (6,)
 
 
 # Where MXNet's gradient is not the derivative: selu's is computed from the wrong value, SoftmaxOutput's out_grad multiplies by
-# the output instead of the head, SoftmaxActivation's sums over other axes than its value. The values are right.
-WRONG_GRADIENTS = [("LeakyReLU", {"act_type": "selu"}), ("SoftmaxOutput", {"out_grad": "True"}), ("SoftmaxActivation", {})]
+# the output instead of the head, SoftmaxActivation's sums over other axes than its value, BatchNorm's ignores the heads of the
+# statistics. The values are right.
+WRONG_GRADIENTS = [
+    ("LeakyReLU", {"act_type": "selu"}),
+    ("SoftmaxOutput", {"out_grad": "True"}),
+    ("SoftmaxActivation", {}),
+    ("BatchNorm", {"fix_gamma": "False", "output_mean_var": "True"}),
+]
 
 
 def case(op, *shapes, train=True, ints=(), low=-2.0, high=2.0, **attrs):
@@ -123,6 +129,11 @@ CASES = [
       ({}, {"axis": 1}, {"axis": (0, -1), "keepdims": True}, {"axis": 1, "exclude": True}, {"keepdims": True})),
     case("Dropout", (3, 4), p=0.4, train=False),
     case("Dropout", (3, 4), p=0),
+    # What comes here takes its random numbers after all others, and so leaves them as they are recorded.
+    case("sum", (2, 3, 4), axis=-2),
+    case("mean", (2, 3, 4), axis=(-2, -1)),
+    case("sum", (2, 3, 4), axis=-1, exclude=True),
+    *(batch_norm(fix_gamma=False, output_mean_var=True, train=train) for train in (True, False)),
 ]  # fmt: skip
 
 

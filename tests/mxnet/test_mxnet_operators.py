@@ -11,11 +11,23 @@ CASES = records.cases("operators")
 ARRAYS = records.arrays("operators")
 
 
+def gradients(case):
+    """The numbers of the inputs whose gradients are recorded."""
+    return [int(name.removeprefix("grad")) for name in case["arrays"] if name.startswith("grad")]
+
+
+def test_the_records_are_complete():
+    without = [case["id"] for case in CASES if case["train"] and not gradients(case)]
+    # MXNet's own gradients are wrong there, see record_operators.py.
+    assert without == ["LeakyReLU-007", "SoftmaxActivation-061", "SoftmaxOutput-069", "BatchNorm-147"]
+    assert (len(CASES), sum(len(gradients(case)) for case in CASES)) == (149, 192)
+
+
 @pytest.mark.parametrize("case", CASES, ids=records.by_id)
 def test_values_and_gradients(case):
     op, arrays = OPERATORS[case["op"]], {name: ARRAYS[f"{case['id']}/{name}"] for name in case["arrays"]}
-    inputs, outs, heads, grads, aux = (
-        [arrays[name] for name in case["arrays"] if name.startswith(kind)] for kind in ("in", "out", "head", "grad", "aux")
+    inputs, outs, heads, aux = (
+        [arrays[name] for name in case["arrays"] if name.startswith(kind)] for kind in ("in", "out", "head", "aux")
     )
     p = op.parse(case["attrs"])
 
@@ -31,7 +43,7 @@ def test_values_and_gradients(case):
     out, moved, pulled = both([jnp.asarray(x) for x in inputs], [jnp.asarray(head) for head in heads])
     for got, want in zip(out, outs, strict=True):
         records.assert_close(got, want, 1e-5, 1e-5, "output")
-    for got, want in zip(pulled, grads, strict=False):
-        records.assert_close(got, want, 1e-4, 1e-5, "gradient")
+    for i in gradients(case):
+        records.assert_close(pulled[i], arrays[f"grad{i}"], 1e-4, 1e-5, f"gradient {i}")
     for got, want in zip(moved if aux else (), aux, strict=True):
         records.assert_close(got, want, 1e-5, 1e-6, "moving average")

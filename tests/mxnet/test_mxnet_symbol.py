@@ -179,6 +179,9 @@ def test_only_symbols_go_into_symbols():
         ({"op": "UpSampling", "scale": 2, "sample_type": "bilinear", "num_filter": 2, "num_args": 1},
          [(1, 3, 2, 2), (2, 1, 4, 4)], "num_filter must be the number of channels, 3, but is 2"),
         ({"op": "_contrib_AdaptiveAvgPooling2D"}, [(1, 3, 2)], "Input data should be 4D"),
+        ({"op": "sum", "axis": 2}, [(2, 6)], r"Reduction axis \[2\] Exceeds input dimensions \[2,6\]"),
+        ({"op": "mean", "axis": (0, -3)}, [(2, 6)], r"Reduction axis \[0,-3\] Exceeds input dimensions \[2,6\]"),
+        ({"op": "mean", "axis": (1, -1)}, [(2, 6)], r"Reduction axes have duplicates \[1,-1\]"),
     ],
     ids=lambda value: value["op"] if isinstance(value, dict) else None,
 )  # fmt: skip

@@ -60,17 +60,19 @@ def _statistics_types(p: Any, ins: list, outs: list) -> tuple[list, list]:
 def batch_norm(p, data, gamma, beta, moving_mean, moving_var, *, train, rng):
     """Normalizes every channel, by the batch's statistics in training and by the moving ones otherwise.
 
-    With fix_gamma, the default, gamma counts as 1 whatever the array holds.
+    With fix_gamma, the default, gamma counts as 1 whatever the array holds. The output called `var`, with output_mean_var, is
+    the inverse standard deviation, as in MXNet.
     """
     if p.fix_gamma:
         gamma = jnp.ones_like(gamma)
     own = train and not p.use_global_stats
     mean, var = _moments(data, p.axis, gamma.dtype) if own else (lax.stop_gradient(moving_mean), lax.stop_gradient(moving_var))
     # One multiplication and one addition per element, in the precision of the statistics.
-    scale = gamma * lax.rsqrt(var + p.eps)
+    inverse = lax.rsqrt(var + p.eps)
+    scale = gamma * inverse
     shift = beta - mean * scale
     out = data.astype(gamma.dtype) * along_channels(scale, data, p.axis) + along_channels(shift, data, p.axis)
-    outputs = (out.astype(data.dtype), mean, var)
+    outputs = (out.astype(data.dtype), mean, inverse)
     if not own:
         return outputs[: 3 if p.output_mean_var else 1], (moving_mean, moving_var)
     moved = tuple(

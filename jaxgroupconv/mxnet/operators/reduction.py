@@ -181,11 +181,15 @@ def fully_connected(p, data, weight, *bias):
     return out + bias[0].reshape((1,) * (out.ndim - 1) + (-1,)) if bias else out
 
 
-_REDUCE = {"axis": attr.optional(attr.shape()), "keepdims": attr.boolean(False), "exclude": attr.boolean(False)}
+_REDUCE = {"axis": attr.optional(attr.integers()), "keepdims": attr.boolean(False), "exclude": attr.boolean(False)}
 
 
 def _reduced(p: Any, x: jax.Array, reduce: Any) -> jax.Array:
-    given = {axis % x.ndim for axis in p.axis or ()}
+    given = {axis + x.ndim if axis < 0 else axis for axis in p.axis or ()}
+    if not given <= set(range(x.ndim)):
+        raise MXNetError(f"Reduction axis {shapes.brackets(p.axis)} Exceeds input dimensions {shapes.brackets(x.shape)}")
+    if len(given) < len(p.axis or ()):
+        raise MXNetError(f"Reduction axes have duplicates {shapes.brackets(p.axis)}")
     axes = tuple(axis for axis in range(x.ndim) if not given or (axis in given) != p.exclude)
     out = reduce(x, axes, keepdims=p.keepdims)
     return out if out.ndim else out.reshape(1)  # MXNet had no arrays of rank 0
