@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from jaxgroupconv.mxnet.attributes import REQUIRED, to_string
 from jaxgroupconv.mxnet.registry import OPERATORS, Operator
 
@@ -29,7 +31,7 @@ def bind(op: Operator, args: tuple, kwargs: Mapping[str, Any]) -> tuple[dict[str
     # A variadic call may also name its inputs: arg0=, arg1=, or those of its fixed form.
     named = [key for key in (*inputs, *op.inputs, *sorted(given)) if key in given and (key in inputs or _is_input(op, key))]
     found = {key: given[key] for key in dict.fromkeys(named) if given[key] is not None}
-    strings = {key: to_string(value) for key, value in given.items() if key not in named}
+    strings = {key: _to_string(key, value) for key, value in given.items() if key not in named}
     if op.variadic and "num_args" not in strings:
         strings = {"num_args": str(len(found)), **strings}
     return found, strings
@@ -46,6 +48,12 @@ def functions(make: Callable[[Operator, str], Callable]) -> dict[str, Callable]:
 
 def _is_input(op: Operator, key: str) -> bool:
     return key in op.inputs or (op.variadic and key.startswith("arg") and key[3:].isdigit())
+
+
+def _to_string(key: str, value: Any) -> str:
+    """An attribute as a string; a dtype may be given as NumPy's or JAX's object."""
+    is_dtype = key == "dtype" and value is not None and not isinstance(value, str)
+    return np.dtype(value).name if is_dtype else to_string(value)
 
 
 def _describe(op: Operator, name: str) -> str:

@@ -209,6 +209,22 @@ def test_positional_attributes_and_ignored_names():
     np.testing.assert_array_equal(positional, nd.Convolution(x, weight=w, kernel="[3, 3]", num_filter=np.int64(2), no_bias=1))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.dtype("float16"), jnp.float16, "float16"], ids=repr)
+def test_dtypes_are_objects_or_names(dtype):
+    x = jnp.ones((2, 3))
+    assert nd.Cast(x, dtype=dtype).dtype == nd.softmax(x, dtype=dtype).dtype == np.float16
+    assert [op(sym.Variable("x"), dtype=dtype).attr("dtype") for op in (sym.Cast, sym.softmax)] == ["float16"] * 2
+
+
+def test_dtypes_that_there_are_not():
+    assert nd.Cast(jnp.ones(2), dtype=jnp.bfloat16).dtype == jnp.bfloat16
+    assert nd.softmax(jnp.ones(2), dtype=None).dtype == np.float32
+    with pytest.raises(MXNetError, match="Invalid Input: 'bfloat16', valid values are: {None, 'float16'"):
+        nd.softmax(jnp.ones(2), dtype=jnp.bfloat16)
+    with pytest.raises(TypeError, match="Cannot interpret"):
+        sym.Cast(sym.Variable("x"), dtype=sym)
+
+
 def test_arrays_are_float32_unless_told_otherwise():
     assert nd.array(np.arange(3)).dtype == nd.array([0.5], dtype=None).dtype == jnp.float32
     assert nd.array([1, 2], dtype="int8").dtype == jnp.int8
