@@ -93,10 +93,10 @@ def _header(attrs: dict[str, Any]) -> tuple[int, bool]:
 
 def _refuse_unknown(rows: list[dict[str, Any]]) -> None:
     unknown: dict[str, list[str]] = {}
-    for row in rows:
-        op = row.get("op")
+    for i, row in enumerate(rows):
+        op = _typed(row.get("op"), str, f"nodes[{i}] ({row.get('name')!r}): op")
         if op != "null" and op not in OPERATORS:
-            unknown.setdefault(str(op), []).append(str(row.get("name")))
+            unknown.setdefault(op, []).append(str(row.get("name")))
     if unknown:
         listed = "; ".join(f"{op} (nodes {', '.join(names)})" for op, names in unknown.items())
         raise MXNetError(f"Operators that are not supported: {listed}")
