@@ -257,7 +257,7 @@ def _check(mlir: Any, set_mark: Callable[..., Any]) -> None:
     eqn = jaxpr.jaxpr.eqns[-1]
     if requested(eqn.ctx) != "native":
         raise AttributeError("the mark does not reach the equation")
-    if spec_of(*(v.aval for v in (*eqn.invars, *eqn.outvars)), eqn.params) is None:
+    if spec_of(eqn.invars[0].aval, eqn.invars[1].aval, eqn.outvars[0].aval, eqn.params) is None:
         raise TypeError(f"a convolution's parameters are {', '.join(eqn.params)}")
 
 
