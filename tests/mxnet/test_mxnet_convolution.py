@@ -1,8 +1,10 @@
 """Convolution and Deconvolution with all their gradients, against MXNet's own numbers."""
 
 import jax
+import jax.numpy as jnp
 import mxnet_records as records
 import pytest
+from inspecting import ran
 
 from jaxgroupconv.mxnet import nd
 
@@ -28,3 +30,15 @@ def test_values_and_gradients(case):
     records.assert_close(out, arrays[case["output"]], *tolerance, "output")
     for name, grad in zip(case["inputs"], grads, strict=True):
         records.assert_close(grad, arrays[case["grads"][name]], *tolerance, name)
+
+
+@pytest.mark.parametrize("op, kernel", [("Convolution", (6, 2, 3, 3)), ("Deconvolution", (6, 2, 4, 4))])
+def test_groups_are_planned_forward_and_backward(op, kernel):
+    options = dict(kernel=kernel[2:], stride=(2, 2), num_filter=6, num_group=3, no_bias=True)
+
+    def compute(x, w):
+        out, pull = jax.vjp(lambda x, w: getattr(nd, op)(x, w, **options), x, w)
+        return pull(out)
+
+    names = ran(jax.jit(compute).lower(jnp.ones((1, 6, 9, 8)), jnp.ones(kernel)).as_text())
+    assert len(names) == 3 and "native" not in names

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import mxnet_records as records
 import numpy as np
 import pytest
+from inspecting import recorded as planned
 
 from jaxgroupconv.mxnet import load_checkpoint, save_checkpoint, sym, to_jax
 from jaxgroupconv.mxnet.channel_last import rewrite
@@ -209,3 +210,20 @@ def test_checkpoints_of_another_form_are_refused(tmp_path):
     shutil.copy(records.DATA / "params" / "v2_odd_names.params", f"{prefix}-0002.params")
     with pytest.raises(ValueError, match="must name its arrays arg:NAME or aux:NAME"):
         load_checkpoint(prefix, 2)
+
+
+@pytest.mark.parametrize("layout", ["channel-first", "channel-last"])
+def test_grouped_convolutions_are_planned_forward_and_backward(layout, tmp_path):
+    symbol, args, aux = load_checkpoint(checkpoint("resnext_small", tmp_path), 0)
+    variables, apply = to_jax(symbol, args, aux, layout=layout)
+    _, _, inputs = recorded("resnext_small")
+    grouped = [node for node in topological(symbol.heads) if node.op and int(node.attrs.get("num_group", 1)) > 1]
+
+    def loss(params):
+        return apply({**variables, "params": params}, inputs, train=True)[0][0].sum()
+
+    for f, passes in ((loss, 1), (jax.grad(loss), 3)):
+        with planned() as plans:
+            jax.jit(f).lower(variables["params"])
+        names = [name for spec, name in plans if spec.groups > 1]
+        assert len(names) == passes * len(grouped) > 0 and "native" not in names
