@@ -18,6 +18,10 @@ from jaxgroupconv.mxnet.shapes import Shape
 
 
 def _check_pooling(p: Any) -> None:
+    if p.pool_type == "lp" and p.p_value is None:
+        raise MXNetError("p_value must be given for pool_type lp")
+    if p.pool_type == "lp" and p.p_value not in (1, 2, 3):
+        raise MXNetError(f"p value of {p.p_value} is not supported yet...")
     if p.global_pool:
         return  # kernel, stride and pad are ignored, whatever old files hold
     rank = -1 if p.kernel is None else len(p.kernel)
@@ -26,13 +30,17 @@ def _check_pooling(p: Any) -> None:
     for name, value in (("kernel", p.kernel), ("stride", p.stride), ("pad", p.pad)):
         if value is None or len(value) not in (0, rank):
             raise MXNetError(f"{name} must have the kernel's {rank} dimensions, but is {shapes.brackets(value)}")
-        if name != "pad" and 0 in value:
+        if min(value, default=1) < (0 if name == "pad" else 1):
             hint = "is invalid, the input shape must be nonzero in all dimensions"
             raise MXNetError(f"value {shapes.brackets(value)} for Parameter {name} {hint}")
-    if p.pool_type == "lp" and p.p_value is None:
-        raise MXNetError("p_value must be given for pool_type lp")
+    for i, (pad, kernel) in enumerate(zip(p.pad, p.kernel, strict=False)):
+        if pad >= kernel:
+            raise MXNetError(f"Check failed: pad_l[{i}] < kernel[{i}] ({pad} vs. {kernel})")
     if p.pooling_convention == "same":
-        raise MXNetError("pooling_convention same is not supported; MXNet 1.9.1 itself fails on it")
+        if rank != 1:
+            raise MXNetError("Input data should be 3D in (batch, channel, x). Currently 'same' supports Max Pooling 1-D")
+        if any(p.pad):
+            raise MXNetError("Same pooling convention disables the use of pad parameter.")
 
 
 def _complete_pooling(p: Any, ins: list[Shape], outs: list[Shape]) -> tuple[list[Shape], list[Shape]]:
@@ -47,8 +55,11 @@ def _complete_pooling(p: Any, ins: list[Shape], outs: list[Shape]) -> tuple[list
             raise MXNetError(f"Pooling: Input data should be {ranks[len(p.kernel)]}")
         pad = p.pad or (0,) * len(p.kernel)
         for axis, kernel, q in zip(_spatial(p, len(data)), p.kernel, pad, strict=True):
-            if data[axis] != -1 and kernel > data[axis] + 2 * q:
-                raise MXNetError(f"kernel size ({kernel}) exceeds input ({data[axis]} padded to {data[axis] + 2 * q})")
+            size = data[axis]
+            if size != -1 and kernel > size + 2 * q:
+                raise MXNetError(f"kernel size ({kernel}) exceeds input ({size} padded to {size + 2 * q})")
+            if size != -1 and q > max(size, kernel // 2):  # so that there are no more than three windows for each position
+                raise MXNetError(f"pad ({q}) exceeds both the input ({size}) and half the kernel ({kernel})")
     return ins, outs
 
 
@@ -96,7 +107,7 @@ _Window = tuple[int, int, int, int]
 
 def _windows(p: Any, i: int, size: int) -> _Window:
     kernel, stride, pad = p.kernel[i], (p.stride or (1,) * len(p.kernel))[i], (p.pad or (0,) * len(p.kernel))[i]
-    room = size + 2 * pad - kernel
+    room = size - 1 if p.pooling_convention == "same" else size + 2 * pad - kernel
     return kernel, stride, pad, (-(-room // stride) if p.pooling_convention == "full" else room // stride) + 1
 
 
@@ -105,7 +116,7 @@ def _counts(p: Any, window: _Window, size: int) -> np.ndarray:
     kernel, stride, pad, count = window
     start = np.arange(count) * stride - pad
     margin = 0 if p.count_include_pad is False else pad
-    return np.minimum(start + kernel, size + margin) - np.maximum(start, -margin)
+    return np.maximum(np.minimum(start + kernel, size + margin) - np.maximum(start, -margin), 1)
 
 
 def _pool(largest: bool, x: jax.Array, axes: range, windows: list[_Window]) -> jax.Array:
@@ -115,6 +126,7 @@ def _pool(largest: bool, x: jax.Array, axes: range, windows: list[_Window]) -> j
     """
     low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
     fill = jnp.asarray(low if largest else 0, x.dtype)
+    windows = [_without_idle_taps(window, x.shape[axis]) for axis, window in zip(axes, windows, strict=True)]
     padding = [(0, 0, 0)] * x.ndim
     for axis, (kernel, stride, pad, count) in zip(axes, windows, strict=True):
         padding[axis] = (pad, (count - 1) * stride + kernel - x.shape[axis] - pad, 0)
@@ -123,6 +135,13 @@ def _pool(largest: bool, x: jax.Array, axes: range, windows: list[_Window]) -> j
         taps = [lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride, axis) for i in range(kernel)]
         x = functools.reduce(_first_largest if largest else py.add, taps)
     return x
+
+
+def _without_idle_taps(window: _Window, size: int) -> _Window:
+    """The same window without the positions that meet padding only, wherever it stands: kernels can be larger than data."""
+    kernel, stride, pad, count = window
+    first = max(0, pad - (count - 1) * stride)
+    return min(kernel, pad + size) - first, stride, pad - first, count
 
 
 def _first_largest(best: jax.Array, new: jax.Array) -> jax.Array:
@@ -143,9 +162,13 @@ def adaptive_average_pooling(p, data):
     """Means over a grid of bins that cover the input; bin j of q covers floor(j n / q) to ceil((j + 1) n / q)."""
     if data.ndim != 4:
         raise MXNetError(f"Input data should be 4D in (batch, channel, y, x), but is {data.ndim}D")
-    sizes = {0: (1, 1), 1: 2 * p.output_size}.get(len(p.output_size), p.output_size)
-    for axis, bins in zip((2, 3), sizes, strict=True):
+    given = p.output_size or (1,)
+    if len(given) > 2 or min(given) < 1:
+        raise MXNetError(f"output_size must be one or two positive sizes, but is {shapes.brackets(given)}")
+    for axis, bins in zip((2, 3), 2 * given, strict=False):
         size = data.shape[axis]
+        if bins > 16 * size:  # there is a slice for each
+            raise MXNetError(f"output_size must be at most 16 times the input's size, but is {bins} for {size}")
         edges = [(j * size // bins, -(-(j + 1) * size // bins)) for j in range(bins)]
         data = jnp.concatenate([lax.slice_in_dim(data, a, b, axis=axis).mean(axis, keepdims=True) for a, b in edges], axis)
     return data
@@ -155,6 +178,8 @@ def _complete_dense(p: Any, ins: list[Shape], outs: list[Shape]) -> tuple[list[S
     data = ins[0]
     if data is None:
         return ins, outs
+    if not data:
+        raise MXNetError("Input data should be at least 1D, but is 0D")
     if p.flatten:
         features = -1 if -1 in data[1:] else math.prod(data[1:])
         kept = (0,)
