@@ -3,9 +3,9 @@
 An operator's table entry holds one `Attribute` per name; `parse` turns the given strings into the operator's parameters.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ REQUIRED = object()
 USER_KEYS = ("lr_mult", "wd_mult", "ctx_group", "force_mirroring", "mirror_stage")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Attribute:
     """How one attribute is read.
 
@@ -26,12 +26,14 @@ class Attribute:
       read: from the string to the value; raises ValueError for a string of another form.
       default: the value where the attribute is not given, `REQUIRED` where it must be.
       lower: the smallest value allowed, None for no bound.
+      upper: the largest, likewise.
     """
 
     kind: str
     read: Callable[[str], Any]
     default: Any = REQUIRED
-    lower: float | None = None
+    lower: int | None = None
+    upper: int | None = None
 
 
 def parse(operator: str, attributes: Mapping[str, Attribute], given: Mapping[str, str]) -> dict[str, Any]:
@@ -70,6 +72,8 @@ def parse(operator: str, attributes: Mapping[str, Attribute], given: Mapping[str
             raise MXNetError(f"{reason}, in {call}") from error
         if attribute.lower is not None and value is not None and value < attribute.lower:
             raise MXNetError(f"value {value} for Parameter {name} should be greater equal to {attribute.lower}, in {call}")
+        if attribute.upper is not None and value is not None and value > attribute.upper:
+            raise MXNetError(f"value {value} for Parameter {name} should be smaller equal to {attribute.upper}, in {call}")
         values[name] = value
     for name, attribute in attributes.items():
         if name not in values:
@@ -125,9 +129,20 @@ def optional_integers(default: Any = REQUIRED) -> Attribute:
     return Attribute("Shape(tuple)", _read_optional_integers, default)
 
 
-def integer(default: Any = REQUIRED, lower: int | None = None) -> Attribute:
-    """A signed integer."""
-    return Attribute("int", _read_int, default, lower)
+def integer(default: Any = REQUIRED, lower: int | None = None, bits: int = 32) -> Attribute:
+    """A signed integer of so many bits."""
+
+    def read(text: str) -> int:
+        if not -(2 ** (bits - 1)) <= (value := _read_int(text)) < 2 ** (bits - 1):
+            raise ValueError(text)
+        return value
+
+    return Attribute("int", read, default, lower)
+
+
+def count() -> Attribute:
+    """How many inputs or outputs there are: a name is made for each, so there is a bound, far beyond any network's."""
+    return dataclasses.replace(integer(lower=1), upper=1 << 16)
 
 
 def unsigned(default: Any = REQUIRED, lower: int | None = None) -> Attribute:
@@ -168,33 +183,39 @@ def enum(choices: Iterable[str], default: Any = REQUIRED, optional: bool = False
 
 def optional(attribute: Attribute, default: Any = None) -> Attribute:
     """The same attribute, with `None` as one more value and as its default."""
-    return Attribute(
-        f"{attribute.kind} or None", lambda text: None if text == "None" else attribute.read(text), default, attribute.lower
+    return dataclasses.replace(
+        attribute,
+        kind=f"{attribute.kind} or None",
+        read=lambda text: None if text == "None" else attribute.read(text),
+        default=default,
     )
 
 
-# Spellings found in twelve years of files: (3, 3), [3,3], ( 3 , 3 ), (3, 3,), (3L, 3L), (03, 3), and 3 or -3 alone.
-_SHAPE = re.compile(r"\s*(?:[(\[]\s*((?:[+-]?\d+L?\s*(?:,\s*[+-]?\d+L?\s*)*,?)?)\s*[)\]]|(-?\d+))\s*", re.ASCII)
+# Attribute strings come out of files: nothing here may take longer than a few passes over the text.
 _INT = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
-_FLOAT = re.compile(r"\s*([+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf|nan))f?\s*", re.ASCII | re.IGNORECASE)
+_FLOAT = re.compile(r"\s*([+-]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?|inf|nan))f?\s*", re.ASCII | re.IGNORECASE)
 
 
 def _read_integers(text: str) -> tuple[int, ...] | None:
-    if text == "None":
-        return None  # MXNet's shape of rank -1
-    match = _SHAPE.fullmatch(text)
-    if not match:
-        raise ValueError(text)
-    entries = match[1] if match[1] is not None else match[2]
-    return tuple(int(entry.strip().rstrip("L")) for entry in entries.split(",") if entry.strip())
+    """Spellings found in twelve years of files: (3, 3), [3,3], ( 3 , 3 ), (3, 3,), (3L, 3L), (03, 3), and 3 or -3 alone."""
+    return None if text == "None" else tuple(map(_read_int, _entries(text)))  # None is MXNet's shape of rank -1
 
 
 def _read_optional_integers(text: str) -> tuple[int | None, ...]:
-    match = re.fullmatch(r"\s*[(\[](.*)[)\]]\s*", text)
-    entries = match[1].split(",") if match else [text]
-    if match and not entries[-1].strip():
-        entries.pop()  # the comma of a one-tuple
-    return tuple(None if entry.strip() == "None" else _read_int(entry.rstrip("L")) for entry in entries)
+    return tuple(None if entry.strip() == "None" else _read_int(entry) for entry in _entries(text))
+
+
+def _entries(text: str) -> list[str]:
+    """The entries of a tuple, or the one that stands alone."""
+    inner = text.strip()
+    if not inner.startswith(("(", "[")):
+        return [text]
+    if not inner.endswith((")", "]")):
+        raise ValueError(text)
+    entries = [entry.rstrip().removesuffix("L") for entry in inner[1:-1].split(",")]
+    if not entries[-1].strip():
+        entries.pop()  # what is behind the last comma of (3,), or in ()
+    return entries
 
 
 def _read_int(text: str) -> int:

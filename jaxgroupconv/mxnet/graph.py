@@ -30,12 +30,13 @@ class Node:
         assert self.op is not None
         return self.op.parse(self.attrs)
 
-    @property
+    # Cached, because every entry asks for them, and an operator may have thousands.
+    @functools.cached_property
     def outputs(self) -> tuple["Entry", ...]:
         """The entries of its outputs."""
         return tuple((self, i) for i in range(len(self.output_names)))
 
-    @property
+    @functools.cached_property
     def output_names(self) -> list[str]:
         """The names of its outputs."""
         if self.op is None:

@@ -46,7 +46,7 @@ def operator(
     """
     table = dict(attributes or {})
     if variadic:
-        table["num_args"] = attr.integer(lower=1)
+        table["num_args"] = attr.count()
 
     def enter(compute: Callable) -> Callable:
         entry = Operator(
@@ -152,9 +152,13 @@ class Operator:
         unknown = [None] * len(self.outputs(p))
         self.infer_shapes(p, [None if x is None else x.shape for x in arrays], unknown)
         self.infer_types(p, [None if x is None else x.dtype for x in arrays], unknown)
-        if self.stateful:
-            return self.compute(p, *arrays, train=train, rng=rng)
-        outputs = self.compute(p, *arrays)
+        try:
+            if self.stateful:
+                return self.compute(p, *arrays, train=train, rng=rng)
+            outputs = self.compute(p, *arrays)
+        except (TypeError, IndexError, ZeroDivisionError) as error:  # JAX's words for shapes that do not fit, and empty ones
+            shown = ", ".join("None" if x is None else shapes.brackets(x.shape) for x in arrays)
+            raise MXNetError(f"{self.name} does not fit inputs of shapes {shown}: {error}") from error
         return (outputs if isinstance(outputs, tuple) else (outputs,)), ()
 
     def infer_shapes(self, p: Any, ins: Sequence[Shape], outs: Sequence[Shape]) -> tuple[list[Shape], list[Shape]]:

@@ -118,9 +118,12 @@ def _node(row: dict[str, Any], nodes: list[Node], version: int, where: str) -> N
         attrs = _modernised(attrs, name, sources, set(fields["attr"]) if row.get("param") is not None else set(), op.attributes)
     node = Node(op, name, attrs, sources)
     try:
-        names = op.input_names(node.parameters)
+        p = node.parameters
     except MXNetError as error:
         raise MXNetError(f"{where}: {error}") from error
+    if op.variadic and p.num_args > len(sources):  # before a name is made for each
+        raise MXNetError(f"{where}: Operator {op.name} expects {p.num_args} inputs, but got {len(sources)} instead.")
+    names = op.input_names(p)
     if version < 900:
         for missing in names[len(sources) :]:
             state = {"__init__": op.initial[missing]} if missing in op.initial else {}

@@ -28,7 +28,7 @@ def _attributes(op: str) -> dict[str, attr.Attribute]:
         **deconvolution,
         "num_filter": attr.unsigned(lower=1),
         "num_group": attr.unsigned(1, lower=1),  # MXNet has no bound here: 0 ends its process with a division by zero
-        "workspace": attr.integer(1024, lower=0),
+        "workspace": attr.integer(1024, lower=0, bits=64),
         "no_bias": attr.boolean(op == "Deconvolution"),
         "cudnn_tune": attr.enum(["off", "limited_workspace", "fastest"], None, optional=True),
         "cudnn_off": attr.boolean(False),
@@ -56,7 +56,7 @@ def _check(kind: str):
 def _tuples(p: Any) -> dict[str, tuple[int, ...] | None]:
     named = {"Stride": p.stride, "Dilate": p.dilate, "Padding": p.pad}
     if hasattr(p, "adj"):
-        named |= {"Adjustment": p.adj}
+        named |= {"Adjustment": p.adj, "Target shape": p.target_shape or ()}
     return named
 
 
@@ -163,7 +163,7 @@ def _crop(p: Any, sizes: tuple[int, ...]) -> tuple[list[int], list[int]]:
     """Deconvolution's pad and adj on every axis: given, or derived from the target shape. Unknown sizes give 0."""
     stride, dilate, pad = _window(p)
     adj = p.adj or (0,) * len(p.kernel)
-    if any(p.target_shape):
+    if p.target_shape and any(p.target_shape):
         too_much = [
             0 if x == -1 else s * (x - 1) + d * (k - 1) + 1 - target
             for x, k, s, d, target in zip(sizes, p.kernel, stride, dilate, p.target_shape, strict=True)
@@ -204,7 +204,7 @@ def deconvolution(p, data, weight, *bias):
     """Every input element times its kernel is added into a canvas, which is then cut: the input gradient of Convolution."""
     stride, dilate, _ = _window(p)
     batch, _, sizes = _split(p, data.shape)
-    if any(p.target_shape) and 0 in p.target_shape:  # MXNet takes a zero beside another number at its word
+    if p.target_shape and any(p.target_shape) and 0 in p.target_shape:  # MXNet takes a zero beside another number at its word
         return jnp.zeros(_join(p, batch, p.num_filter, p.target_shape), data.dtype)
     pad, adj = _crop(p, sizes)
     return group_conv_transpose(
@@ -221,6 +221,8 @@ def deconvolution(p, data, weight, *bias):
 
 
 def _complete_upsampling(p: Any, ins: list[Shape], outs: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    if any(shape is not None and len(shape) != 4 for shape in ins):
+        raise MXNetError("Input data should be 4D in (batch, channel, y, x)")
     if p.sample_type == "bilinear":
         kernel = 2 * p.scale - p.scale % 2
         return [ins[0], shapes.merge(ins[1], (p.num_filter, 1, kernel, kernel))], outs
@@ -248,11 +250,14 @@ def upsampling(p, *args):
         if data.shape[1] != p.num_filter:
             raise MXNetError(f"num_filter must be the number of channels, {data.shape[1]}, but is {p.num_filter}")
         return group_conv_transpose(data, weight, groups=p.num_filter, stride=p.scale, padding=-(-(p.scale - 1) // 2))
-    height = args[0].shape[2] * p.scale
-    enlarged = []
-    for x in args:
-        factor = height // x.shape[2]
-        enlarged.append(_repeated(x, factor))
+    height, width = args[0].shape[2] * p.scale, args[0].shape[3] * p.scale
+    factors = [height // max(x.shape[2], 1) for x in args]
+    for x, factor in zip(args, factors, strict=True):
+        if (factor * x.shape[2], factor * x.shape[3]) != (height, width):
+            raise MXNetError(
+                f"the maps must become {height} x {width} by whole factors, but one is {x.shape[2]} x {x.shape[3]}"
+            )
+    enlarged = [_repeated(x, factor) for x, factor in zip(args, factors, strict=True)]
     return sum(enlarged[1:], enlarged[0]) if p.multi_input_mode == "sum" else lax.concatenate(enlarged, 1)
 
 

@@ -133,7 +133,7 @@ def dropout(p, data, *, train, rng):
         return (data,), ()
     if p.p >= 1:
         return (jnp.zeros_like(data),), ()
-    drawn = tuple(1 if axis in p.axes else size for axis, size in enumerate(data.shape))
+    drawn = tuple(1 if axis in (p.axes or ()) else size for axis, size in enumerate(data.shape))
     kept = jax.random.bernoulli(_key(rng), 1 - p.p, drawn)
     return (jnp.where(jnp.broadcast_to(kept, data.shape), data / (1 - p.p), 0),), ()
 

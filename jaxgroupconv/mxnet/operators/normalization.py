@@ -89,12 +89,21 @@ def _moments(x: jax.Array, axis: int, dtype: Any) -> tuple[jax.Array, jax.Array]
     return mean, jnp.square(x - along_channels(mean, x, axis)).mean(rest)
 
 
+def _complete_instance_norm(p: Any, ins: list[Shape], outs: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    data = ins[0]
+    if data is None:
+        return ins, outs
+    if len(data) < 3:
+        raise MXNetError("InstanceNorm only supports input tensors of rank >= 3.")
+    return [data, (data[1],), (data[1],)], outs
+
+
 @operator(
     "InstanceNorm",
     attributes={"eps": attr.real(1e-3)},
     inputs=("data", "gamma", "beta"),
     hidden=lambda p: 2,
-    complete=lambda p, ins, outs: (ins if ins[0] is None else [ins[0]] + [(ins[0][1],)] * 2, outs),
+    complete=_complete_instance_norm,
 )
 def instance_norm(p, data, gamma, beta):
     rest = tuple(range(2, data.ndim))
@@ -114,17 +123,27 @@ def l2_normalization(p, data):
     return data * lax.rsqrt(jnp.square(data).sum(tuple(axes), keepdims=True) + p.eps)
 
 
+def _check_lrn(p: Any) -> None:
+    if p.nsize % 2 == 0:
+        raise MXNetError("LRN only supports odd values for local_size")  # of MXNet's two CPU paths, the one that refuses them
+
+
 @operator(
     "LRN",
     attributes={"alpha": attr.real(1e-4), "beta": attr.real(0.75), "knorm": attr.real(2.0), "nsize": attr.unsigned(lower=1)},
     hidden=lambda p: 1,
+    check=_check_lrn,
     complete=same_shape,
 )
 def lrn(p, data):
     """Divides by a power of the sum of squares over `nsize` neighbouring channels."""
-    reach = p.nsize // 2
+    if data.ndim < 2:
+        raise MXNetError(f"Input data should be at least 2D in (batch, channel, ...), but is {data.ndim}D")
+    channels = data.shape[1]
+    # Whatever nsize says, no neighbour is further away than the last channel from the first.
+    reach = min(p.nsize // 2, channels - 1)
     squares = jnp.pad(jnp.square(data), [(reach, reach) if axis == 1 else (0, 0) for axis in range(data.ndim)])
-    total = sum(lax.slice_in_dim(squares, i, i + data.shape[1], axis=1) for i in range(p.nsize))
+    total = sum(lax.slice_in_dim(squares, i, i + channels, axis=1) for i in range(2 * reach + 1))
     return data * (p.knorm + p.alpha / p.nsize * total) ** -p.beta
 
 
@@ -161,6 +180,8 @@ def softmax_activation(p, data):
 def _complete_softmax_output(p: Any, ins: list[Shape], outs: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     (data,), outs = same_shape(p, ins[:1], outs)
     label = ins[1]
+    if data is not None and len(data) < (2 if p.multi_output else 1):
+        raise MXNetError(f"Input data should be at least {2 if p.multi_output else 1}D, but is {len(data)}D")
     if data is None or label == data:
         return [data, label], outs
     if p.multi_output:

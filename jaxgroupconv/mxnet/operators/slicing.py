@@ -45,7 +45,7 @@ def stack(p, *args):
 @operator(
     "SliceChannel",
     "split",
-    attributes={"num_outputs": attr.integer(lower=1), "axis": attr.integer(1), "squeeze_axis": attr.boolean(False)},
+    attributes={"num_outputs": attr.count(), "axis": attr.integer(1), "squeeze_axis": attr.boolean(False)},
     outputs=lambda p: tuple(f"output{i}" for i in range(p.num_outputs)) if p.num_outputs > 1 else ("output",),
 )
 def slice_channel(p, data):
@@ -107,10 +107,10 @@ def pad(p, data):
     """Enlarges 4-D and 5-D data on its spatial axes."""
     if data.ndim not in (4, 5):
         raise MXNetError("Current implementation only supports 4-D or 5-D input.")
+    if p.pad_width is None or len(p.pad_width) != 2 * data.ndim:
+        raise MXNetError("Input shape vs padding spec mismatch.")
     if any(p.pad_width[:4]):
         raise MXNetError("Current implementation expects padding on the first two axes to be zero.")
-    if len(p.pad_width) != 2 * data.ndim:
-        raise MXNetError("Input shape vs padding spec mismatch.")
     widths = list(zip(p.pad_width[::2], p.pad_width[1::2], strict=True))
     if p.mode == "reflect" and any(max(pair) >= size for pair, size in zip(widths, data.shape, strict=True)):
         raise MXNetError(
@@ -123,7 +123,7 @@ def pad(p, data):
 
 @operator("tile", attributes={"reps": attr.shape()})
 def tile(p, data):
-    return jnp.tile(data, p.reps)
+    return jnp.tile(data, p.reps or ())
 
 
 @operator(
@@ -145,7 +145,11 @@ def take(p, a, indices):
 )
 def crop(p, data, *like):
     """Cuts the two last axes to the size of a second input, or to `h_w`."""
+    if any(x.ndim != 4 for x in (data, *like)):
+        raise MXNetError("Input data should be 4D in batch-num_filter-y-x")
     sizes = like[0].shape[2:] if like else p.h_w
+    if any(pair is None or len(pair) != 2 for pair in (sizes, p.offset)):
+        raise MXNetError(f"h_w and offset must have two dimensions, but are {sizes} and {p.offset}")
     starts = [(n - size) // 2 for n, size in zip(data.shape[2:], sizes, strict=True)] if p.center_crop else p.offset
     if any(not 0 <= start <= n - size for start, n, size in zip(starts, data.shape[2:], sizes, strict=True)):
         raise MXNetError(f"crop of {tuple(sizes)} at {tuple(starts)} exceeds the input of {data.shape[2:]}")
