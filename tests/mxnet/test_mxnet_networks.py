@@ -9,10 +9,12 @@ import mxnet_records as records
 import numpy as np
 import pytest
 from inspecting import recorded as planned
+from jax import export
 
 from jaxgroupconv.mxnet import load_checkpoint, save_checkpoint, sym, to_jax
 from jaxgroupconv.mxnet.channel_last import rewrite
 from jaxgroupconv.mxnet.graph import topological
+from jaxgroupconv.mxnet.network import LAYOUTS
 
 NAMES = sorted(path.name for path in (records.DATA / "networks").iterdir())
 TRAINED = ["deconv_skip", "resnext_small"]
@@ -36,9 +38,7 @@ def test_the_records_are_complete():
     assert [name for name in NAMES if "train" in recorded(name)[0]] == TRAINED
 
 
-CASES = [(name, "channel-first") for name in NAMES] + [
-    (name, "channel-last") for name in NAMES if name not in ("mobilenetv2_0_25", "mobilenet0_25", "dpn_like")
-]
+CASES = [(name, layout) for layout in LAYOUTS for name in NAMES]
 
 
 @pytest.mark.parametrize(("name", "layout"), CASES)
@@ -180,6 +180,20 @@ def test_the_function_is_pure_under_jit_grad_and_vmap(tmp_path):
             each,
             jax.grad(loss)(variables["params"], image),
         )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_function_is_exported(layout, tmp_path):
+    _, io, inputs = recorded("resnext_small")
+    variables, apply = to_jax(*load_checkpoint(checkpoint("resnext_small", tmp_path), 0), layout=layout)
+
+    def predict(variables, images):
+        return apply(variables, {"data": images})[0]
+
+    whole = export.export(jax.jit(predict))(variables, inputs["data"])
+    again = export.deserialize(whole.serialize())
+    (out,) = jax.jit(again.call, compiler_options=records.QUICK)(variables, inputs["data"])
+    np.testing.assert_allclose(out, io["out/softmax_output"], rtol=1e-3, atol=1e-4)
 
 
 def test_missing_inputs_are_named_all_at_once(tmp_path):
