@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+import jaxgroupconv as jgc
 from jaxgroupconv import mxnet
 from jaxgroupconv.mxnet.sym import Symbol
 
@@ -25,7 +26,8 @@ def predict(prefix: str, epoch: int, images: jax.Array) -> jax.Array:
     """The network's first output for a batch of images."""
     symbol, arg_params, aux_params = mxnet.load_checkpoint(prefix, epoch)
     variables, apply = mxnet.to_jax(symbol, arg_params, aux_params)
-    outputs, _ = jax.jit(apply)(variables, {"data": images})  # convolutions are planned by jaxgroupconv.accelerate
+    # Convolutions of `mxnet` are planned in any case; with this, so is every other one that is traced along with them.
+    outputs, _ = jax.jit(jgc.accelerate(apply))(variables, {"data": images})
     return outputs[0]
 
 
@@ -66,6 +68,7 @@ def fine_tune(
         return optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean(), aux
 
     @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
+    @jgc.accelerate
     def step(params, aux, state):
         (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params, aux)
         updates, state = optimizer.update(grads, state, params)
