@@ -108,9 +108,11 @@ def chosen(spec: ConvSpec, implementation: str, platform: str, partitioned: bool
         return plan
     if spec.groups == 1:
         return Plan("native", "one group on several devices: XLA's partitioner knows lax's own lowering best")
-    if plan.name not in ("per_group", "feature_groups") and not (plan.name == "taps" and spec.short_output):
+    over_batch = spec.short_output or "gn" in spec.lhs_layout  # a weight gradient: its sums are over the batch
+    if plan.name not in ("per_group", "feature_groups") and not (plan.name == "taps" and over_batch):
         return plan
-    name = "matmul" if LOWERINGS["matmul"].why_not(spec) is None else "native"
+    products = LOWERINGS["matmul"].why_not(spec) is None and (spec.short_output or not over_batch)  # else a sum for each row
+    name = "matmul" if products else "native"
     return Plan(name, f"on several devices, where {plan.name} would gather the shards")
 
 

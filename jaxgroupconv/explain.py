@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.sharding import AxisType
 
 from jaxgroupconv.accelerate import chosen, requested, spec_of, unknown
 from jaxgroupconv.planner import Plan
@@ -117,12 +118,19 @@ class _Place:
     def inside(self, eqn: Any) -> "_Place":
         """The place of the equations of a program inside of this equation."""
         times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
-        partitioned, source = self.partitioned and eqn.primitive.name != "shard_map", self.source or _source(eqn)
-        return _Place(self.count * times, self.platform, partitioned, self.names_of(eqn), source)
+        partitioned = _shares(eqn.params) if eqn.primitive.name == "shard_map" else self.partitioned
+        return _Place(self.count * times, self.platform, partitioned, self.names_of(eqn), self.source or _source(eqn))
 
     def names_of(self, eqn: Any) -> str:
         """The transformations around an equation, such as `vmap(transpose(jvp()))`."""
         return f"{self.names}/{eqn.source_info.name_stack}"
+
+
+def _shares(params: dict[str, Any]) -> bool:
+    """Whether a shard_map leaves axes of its mesh to XLA's partitioner."""
+    mesh, manual = params["mesh"], params["newly_manual_axes"]
+    axes = zip(mesh.shape.items(), mesh.axis_types, strict=True)
+    return any(size > 1 and name not in manual and kind != AxisType.Manual for (name, size), kind in axes)
 
 
 def _entries(jaxpr: Any, place: _Place) -> Iterator[Entry]:

@@ -5,6 +5,7 @@ The checks run in one process with eight virtual devices: this file, as a progra
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,36 +28,70 @@ from jax.sharding import PartitionSpec as P
 
 import jaxgroupconv as jgc
 
-SHAPES = {  # groups, channels, whether channels come last, the lowering of the convolution and its gradient to the input
-    "thin": (16, 32, False, "taps"),
-    "thin, channels last": (16, 32, True, "taps"),
-    "wide": (8, 128, False, "matmul"),
-    "wide, channels last": (8, 128, True, "matmul"),
-    "depthwise": (16, 16, False, "taps"),
-    "depthwise, channels last": (16, 16, True, "taps"),
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A convolution, and the lowerings of it (and of its gradient to the input) and of its gradient to the kernel."""
+
+    layout: str
+    groups: int
+    channels: int
+    plan: str
+    dw: str = "matmul"
+    size: tuple[int, ...] = (8, 6)
+    kernel: tuple[int, ...] = (3, 3)
+    stride: int = 1
+    padding: Any = "SAME"
+
+
+SHAPES = {
+    "thin": Shape("NCHW", 16, 32, "taps"),
+    "thin, channels last": Shape("NHWC", 16, 32, "taps"),
+    "wide": Shape("NCHW", 8, 128, "matmul"),
+    "wide, channels last": Shape("NHWC", 8, 128, "matmul"),
+    "depthwise": Shape("NCHW", 16, 16, "taps"),
+    "depthwise, channels last": Shape("NHWC", 16, 16, "taps"),
+    "stride 2": Shape("NCHW", 16, 32, "taps", size=(16, 6), stride=2),
+    "stride 2, channels last": Shape("NHWC", 16, 32, "taps", size=(16, 6), stride=2),
+    "causal": Shape("NCW", 16, 16, "taps", size=(12,), kernel=(4,), padding=[(3, 0)]),
+    "causal, channels last": Shape("NWC", 16, 16, "taps", size=(12,), kernel=(4,), padding=[(3, 0)]),
+    "3-D depthwise": Shape("NCDHW", 16, 16, "taps", size=(4, 6, 5), kernel=(3, 3, 3)),
+    "3-D depthwise, channels last": Shape("NDHWC", 16, 16, "taps", size=(4, 6, 5), kernel=(3, 3, 3)),
+    "9x9 depthwise": Shape("NCHW", 16, 16, "taps", "native", size=(12, 12), kernel=(9, 9)),
+    "31x31 depthwise": Shape("NCHW", 16, 16, "taps", "native", size=(14, 14), kernel=(31, 31)),
+    "small map": Shape("NCHW", 16, 32, "taps", "native", size=(2, 2)),
+    "VALID": Shape("NCHW", 16, 32, "taps", padding="VALID"),
+    "VALID, channels last": Shape("NHWC", 16, 32, "taps", padding="VALID"),
 }
 
 
-def problem(shape):
+def problem(name):
     """A convolution, its operands and a cotangent, and the names of their axes."""
-    groups, channels, last, _ = SHAPES[shape]
-    names = ("NHWC", "HWIO", "NHWC") if last else ("NCHW", "OIHW", "NCHW")
-    sizes = dict(N=16, C=channels, H=8, W=6)
-    x, y = (np.sin(np.arange(16 * channels * 48, dtype=np.float32) * f).reshape([sizes[a] for a in names[0]]) for f in (1, 2))
-    w_sizes = dict(O=channels, I=channels // groups, H=3, W=3)
-    w_shape = [w_sizes[a] for a in names[1]]
-    w = np.cos(np.arange(np.prod(w_shape), dtype=np.float32)).reshape(w_shape)
+    shape = SHAPES[name]
+    spatial = shape.layout.strip("NC")
+    kernel = f"{spatial}IO" if shape.layout.endswith("C") else f"OI{spatial}"
+    names = (shape.layout, kernel, shape.layout)
 
     def conv(x, w, **kwargs):
-        groups = x.shape[names[0].index("C")] // w.shape[names[1].index("I")]  # inside of shard_map there are fewer
-        return lax.conv_general_dilated(x, w, (1, 1), "SAME", feature_group_count=groups, dimension_numbers=names, **kwargs)
+        groups = x.shape[names[0].index("C")] // w.shape[kernel.index("I")]  # inside of shard_map there are fewer
+        options = dict(feature_group_count=groups, dimension_numbers=names, **kwargs)
+        return lax.conv_general_dilated(x, w, [shape.stride] * len(spatial), shape.padding, **options)
 
+    def array(names, function, sizes):
+        dims = [sizes[axis] for axis in names]
+        return function(np.arange(np.prod(dims), dtype=np.float32)).reshape(dims)
+
+    x = array(names[0], np.sin, dict(zip(spatial, shape.size, strict=True), N=16, C=shape.channels))
+    w_sizes = dict(zip(spatial, shape.kernel, strict=True), O=shape.channels, I=shape.channels // shape.groups)
+    w = array(kernel, np.cos, w_sizes)
+    out = jax.eval_shape(conv, x, w).shape
+    y = np.sin(2 * np.arange(np.prod(out), dtype=np.float32)).reshape(out)
     return conv, x, w, y, names
 
 
-def specs(names, batch=None, groups=None, height=None):
+def specs(names, batch=None, groups=None, height=None, width=None):
     """The partition specs of input (and result) and kernel."""
-    x = dict(N=batch, C=groups, H=height)
+    x = dict(N=batch, C=groups, H=height, W=width)
     return P(*(x.get(a) for a in names[0])), P(*(dict(O=groups).get(a) for a in names[1]))
 
 
@@ -85,10 +121,16 @@ def check_values(got, expected):
         np.testing.assert_allclose(np.asarray(a), b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
 
+def explained(count, function, *args):
+    """What `explain` says of the last convolutions of the marked function; before them may stand one that is not used."""
+    return [entry.plan.name for entry in jgc.explain(jgc.accelerate(function), *args).entries][-count:]
+
+
 def check_planned(function, *args, by=None):
-    """Everything in the program is planned, as the names in `by` if they are given; returns it compiled."""
+    """The program is planned as the names in `by`, or, without them, in any way but as lax's own; returns it compiled."""
     lowered = jax.jit(jgc.accelerate(function)).lower(*args)
-    assert (names := ran(lowered.as_text())) and "native" not in names, names
+    assert (names := ran(lowered.as_text())) and (by or "native" not in names), names
+    assert explained(len(names), function, *args) == names
     assert by is None or set(names) == set(by), names
     return lowered.compile()
 
@@ -103,10 +145,10 @@ def check_jit(shape, mesh, **axes):
     mesh = jax.make_mesh(tuple(mesh.values()), tuple(mesh), axis_types=(AxisType.Auto,) * len(mesh))
     of_x, of_w = (NamedSharding(mesh, spec) for spec in specs(names, **axes))
     args = [jax.device_put(a, s) for a, s in ((x, of_x), (w, of_w), (y, of_x))]
-    plan = SHAPES[shape][-1]
+    plan, dw = SHAPES[shape].plan, SHAPES[shape].dw
     forward = check_planned(conv, *args[:2], by=[plan])
-    backward = check_planned(gradients(conv), *args, by=[plan, "matmul"])
-    part, height = args[0].addressable_shards[0].data, names[0].index("H")
+    backward = check_planned(gradients(conv), *args, by=[plan, dw])
+    part, height = args[0].addressable_shards[0].data, names[0].find("H")
     rows = [(part.size // part.shape[height], "collective-permute")] * 2 if "height" in axes else []
     reduced = {axes.get("batch"), axes.get("height")} - {None}  # one sum over each axis of the mesh: so does XLA
     sums = [(args[1].addressable_shards[0].data.size, "all-reduce")] * len(reduced)
@@ -114,6 +156,16 @@ def check_jit(shape, mesh, **axes):
     assert sorted(communicated(backward)) == sorted(rows + rows + sums), communicated(backward)
     check_values(forward(*args[:2]), conv(x, w))
     check_values(backward(*args), gradients(conv)(x, w, y))
+
+
+def check_uneven(shape, **axes):
+    """Widths, and rows of which the result has others than the input: the values are right, whatever travels."""
+    conv, x, w, y, names = problem(shape)
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    of_x, of_w = (NamedSharding(mesh, spec) for spec in specs(names, **axes))
+    args = [jax.device_put(a, s) for a, s in ((x, of_x), (w, of_w), (y, of_x))]
+    program = check_planned(lambda x, w, y: (conv(x, w), *gradients(conv)(x, w, y)), *args)
+    check_values(program(*args), (conv(x, w), *gradients(conv)(x, w, y)))
 
 
 def check_shard_map(check_vma, **axes):
@@ -190,6 +242,7 @@ def check_pmap():
     parts = [a.reshape(8, 2, *a.shape[1:]) for a in (x, y)]
     lowered = jax.pmap(jgc.accelerate(local), "d", in_axes=(0, None, 0)).lower(parts[0], w, parts[1])
     assert (names := ran(lowered.as_text())) and "native" not in names, names
+    assert explained(2, jax.pmap(local, "d", in_axes=(0, None, 0)), parts[0], w, parts[1]) == names
     compiled = lowered.compile()
     assert collectives(compiled) == {"all-reduce": 1}, collectives(compiled)
     dx, dw = compiled(parts[0], w, parts[1])
@@ -236,9 +289,15 @@ CHECKS = {
     "jit depthwise by both": (check_jit, "depthwise", GRID, dict(batch="a", groups="b")),
     "jit depthwise by groups and height": (check_jit, "depthwise", GRID, dict(groups="a", height="b")),
     "jit depthwise, channels last, by both": (check_jit, "depthwise, channels last", GRID, dict(batch="a", groups="b")),
+    **{f"jit {shape} by both": (check_jit, shape, GRID, dict(batch="a", groups="b")) for shape in list(SHAPES)[6:-2]},
+    "jit by width": (check_uneven, "thin", dict(width="a")),
+    "jit, channels last, by width and batch": (check_uneven, "thin, channels last", dict(width="a", batch="b")),
+    "jit VALID by height": (check_uneven, "VALID", dict(height="a")),
+    "jit VALID, channels last, by batch and height": (check_uneven, "VALID, channels last", dict(batch="b", height="a")),
     "shard_map by batch": (check_shard_map, True, dict(batch="d")),
     "shard_map by batch unchecked": (check_shard_map, False, dict(batch="d")),
     "shard_map by groups": (check_shard_map, True, dict(groups="d")),
+    "shard_map by groups unchecked": (check_shard_map, False, dict(groups="d")),
     "shard_map by batch, by groups without it": (check_partly_manual, dict(groups="b")),
     "shard_map by batch, by height without it": (check_partly_manual, dict(height="b")),
     "explicit": (check_explicit, {}),
