@@ -40,6 +40,26 @@ def held():
     return (ran_in() or ["native"])[0]
 
 
+def explained(f):
+    return [entry.plan.name for entry in jgc.explain(f, X, W).entries]
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """A function that computes with a jitted `conv` and tells what with: `taps` and `matmul` are wrong by known numbers."""
+    for name, error in (("taps", 1000), ("matmul", 2000)):
+
+        def wrong(spec, lhs, rhs, error=error):
+            return lax.conv_general_dilated(lhs, rhs, **spec.lax_params()) + error
+
+        monkeypatch.setitem(LOWERINGS, name, Lowering(name, lambda spec: None, wrong))
+    jax.clear_caches()
+    x, w, f = jnp.ones(X.shape), jnp.ones(W.shape), jax.jit(conv)
+    expected = f(x, w)
+    yield lambda: {0: "native", 1000: "taps", 2000: "matmul"}[int(jnp.max(f(x, w) - expected))]
+    jax.clear_caches()  # the wrong lowerings are forgotten
+
+
 @pytest.fixture(autouse=True)
 def nothing_leaks():
     before = held()
@@ -71,9 +91,10 @@ def test_scopes_of_one_program_keep_apart():
         return conv(conv(conv(x, w), w), w)
 
     assert ran_in(f) == ["taps", "matmul"]
+    assert explained(f) == ["taps", "matmul", "native"]
     check_values(f, plain)
     with jgc.accelerate("per_group"):
-        assert ran_in(f) == ["taps", "matmul", "per_group"]
+        assert ran_in(f) == explained(f) == ["taps", "matmul", "per_group"]
         check_values(f, plain)
     gradient, plain_gradient = (jax.grad(lambda x, w, f=f: f(x, w).sum(), 1) for f in (f, plain))
     assert ran_in(gradient).count("matmul") == 3
@@ -125,32 +146,28 @@ def test_jitted_functions_follow_a_toggle():
         assert used(f, x, w) == used(inner, x, w) == used(g, w) == on
 
 
-def test_what_runs_follows_a_toggle(monkeypatch):
-    """A lowering that is off by a thousand shows itself in what a jitted function returns, whichever cache it comes from."""
-    x, w = jnp.ones((1, 4, 6)), jnp.ones(W.shape)  # a shape that no other test lowers
-    wrong = lambda spec, lhs, rhs: lax.conv_general_dilated(lhs, rhs, **spec.lax_params()) + 1000  # noqa: E731
-    monkeypatch.setitem(LOWERINGS, "taps", Lowering("taps", lambda spec: None, wrong))
-    inner = jax.jit(conv)
+def test_what_runs_follows_a_toggle(computed):
+    """What a jitted function returns, a function around it and its gradient, whichever cache it comes from."""
+    x, w, inner = jnp.ones(X.shape), jnp.ones(W.shape), jax.jit(conv)
     f, g = jax.jit(lambda x, w: inner(x, w)), jax.jit(jax.value_and_grad(lambda x, w: inner(x, w).sum()))
     expected = float(conv(x, w).sum())
-    thousands = 1000 * x.size
 
-    def check(on):
+    def check(name, error):
         for _ in range(2):
+            assert computed() == name
             for total in (f(x, w).sum(), inner(x, w).sum(), g(x, w)[0], conv(x, w).sum()):
-                assert float(total) == expected + on * thousands
+                assert float(total) == expected + error * x.size
 
     for on in (False, True, False, True):
         (jgc.enable if on else jgc.disable)()
-        check(on)
+        check(*(("taps", 1000) if on else ("native", 0)))
     with jgc.accelerate("native"):
-        check(False)
-    check(True)
+        check("native", 0)
+    check("taps", 1000)
     jgc.disable()
-    with jgc.accelerate("taps"):
-        check(True)
-    check(False)
-    jax.clear_caches()  # the wrong lowering is forgotten
+    with jgc.accelerate("matmul"):
+        check("matmul", 2000)
+    check("native", 0)
 
 
 def test_a_jitted_function_follows_the_scope_that_calls_it():
@@ -308,6 +325,47 @@ def test_threads_have_scopes_of_their_own():
         for thread in threads:
             thread.join()
     assert found == {"taps": ["taps"], "matmul": ["matmul"], None: []}
+
+
+def test_what_threads_compute(computed):
+    """They call one jitted function at the same time, inside of different scopes."""
+    barrier, found = threading.Barrier(3), {}
+
+    def work(name):
+        with jgc.accelerate(name):
+            barrier.wait()
+            found[name] = [computed() for _ in range(20)]
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("taps", "matmul", "native")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {name: [name] * 20 for name in ("taps", "matmul", "native")}
+
+
+def test_what_generators_and_async_functions_compute(computed):
+    @jgc.accelerate("matmul")
+    def steps():
+        yield computed()
+        yield computed()
+
+    @jgc.accelerate("taps")
+    async def marked():
+        first = computed()
+        await asyncio.sleep(0)
+        return first, computed()
+
+    async def unmarked():
+        first = computed()
+        await asyncio.sleep(0)
+        return first, computed()
+
+    async def both():
+        return await asyncio.gather(marked(), unmarked())
+
+    assert [found for step in steps() for found in (step, computed())] == ["matmul", "native"] * 2
+    assert asyncio.run(both()) == [("taps", "taps"), ("native", "native")]
 
 
 def test_the_process_holds_in_every_thread():
