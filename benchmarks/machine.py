@@ -38,11 +38,12 @@ def name() -> str:
     return re.sub(r"[^a-z0-9]+", "-", what.lower()).strip("-")
 
 
-def peaks(dtypes: Sequence[str] = ()) -> dict[str, Any]:
+def peaks(dtypes: Sequence[str] = (), size: int | None = None) -> dict[str, Any]:
     """Measures what bounds every row.
 
     Args:
       dtypes: of rows; on a GPU the matrix rate of each is measured, elsewhere that of float32 only.
+      size: of the square matrices; None for 8192 on a GPU, 3072 elsewhere.
 
     Returns:
       `gflop_s`, of a large float32 matrix product; `gb_s`, of an update in place of 256 MiB, read and write counted;
@@ -50,6 +51,7 @@ def peaks(dtypes: Sequence[str] = ()) -> dict[str, Any]:
     """
     on_gpu = jax.default_backend() == "gpu"
     calls = 10 if on_gpu else 1
+    size = size or (8192 if on_gpu else 3072)
 
     # In place, because the pages of a fresh result would be measured too.
     update = jax.jit(lambda a: a + 1, donate_argnums=0)
@@ -69,10 +71,10 @@ def peaks(dtypes: Sequence[str] = ()) -> dict[str, Any]:
             best = min(best, seconds)
         return best
 
-    found: dict[str, Any] = {"gflop_s": _matrix_rate("float32", 8192 if on_gpu else 3072, calls)}
+    found: dict[str, Any] = {"gflop_s": _matrix_rate("float32", size, calls)}
     found |= {"gb_s": 2 * 4 * (1 << 26) / fastest(1 << 26, calls) / 1e9, "launch_s": fastest(1, 100)}
     if on_gpu:
-        found["matrix"] = {dtype: _matrix_rate(dtype, 8192, calls) for dtype in dtypes}
+        found["matrix"] = {dtype: _matrix_rate(dtype, size, calls) for dtype in dtypes}
     return found
 
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.report import usual_statistic
 from benchmarks.row import MODES, Row
 from benchmarks.shapes import SELECTIONS
 from benchmarks.timing import write
@@ -35,7 +36,7 @@ def main() -> int:
     rows = _rows(args)
     settings = {"candidates": args.candidates, "lowerings": args.lowerings, "mxnet": args.mxnet}
     process = Process(args.patience, **settings)
-    peaks = process.ask("peaks", dtypes=list(dict.fromkeys(row.dtype for row in rows)))
+    peaks = process.ask("peaks", dtypes=list(dict.fromkeys(row.dtype for row in rows)), size=args.peak_size)
     head = {"machine": process.facts["machine"], "peaks": peaks, "command": sys.argv[1:]}
     path = args.out or RESULTS / f"{process.facts['name']}.json"
     old = json.loads(path.read_text())["measurements"] if args.resume and path.exists() else []
@@ -52,7 +53,7 @@ def main() -> int:
         write(path, head, old)
         now = time.monotonic()
         longest, left = max(longest, now - start), (now - began) / (n + 1) * (len(todo) - n - 1)
-        print(f"[{n + 1}/{len(todo)}, {left / 60:.1f} min left] {_line(old[-1])}", flush=True)
+        print(f"[{n + 1}/{len(todo)}, {left / 60:.1f} min left] {_line(old[-1], usual_statistic(head))}", flush=True)
         wrong += [row.key for name, r in old[-1]["results"].items() if name == "jgc" and not (r.get("right") and "min_s" in r)]
     process.close()
     print(f"wrote {path}" + (f"; WRONG or failed here: {wrong}" if wrong else ""))
@@ -141,13 +142,13 @@ def _rows(args: argparse.Namespace) -> list[Row]:
     return [row for row in rows if not row.dtype.startswith("int8") or row.form == "conv"]
 
 
-def _line(measurement: dict[str, Any]) -> str:
+def _line(measurement: dict[str, Any], statistic: str) -> str:
     """One line of progress: the time of each candidate, and how many times ours it is."""
-    ours = measurement["results"].get("jgc", {}).get("min_s")
+    ours = measurement["results"].get("jgc", {}).get(statistic)
     cells = []
     for name, r in measurement["results"].items():
-        if "min_s" in r:
-            cells.append(f"{name} {1e3 * r['min_s']:.3f} ms" + (f" ({r['min_s'] / ours:.2f}x)" if ours else ""))
+        if statistic in r:
+            cells.append(f"{name} {1e3 * r[statistic]:.3f} ms" + (f" ({r[statistic] / ours:.2f}x)" if ours else ""))
             cells[-1] += "" if r["right"] else f" WRONG {r['error']}"
         elif "failed" in r:
             cells.append(f"{name} FAILED {r['failed']}")
@@ -173,6 +174,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.0, help="for all candidates of a row and mode together")
     parser.add_argument("--working-set", type=int, metavar="BYTES", help="of all operand sets; 256 MiB on a GPU, else one set")
     parser.add_argument("--check-flops", type=float, metavar="N", help="check parts of results of more; 1e8 on a GPU")
+    parser.add_argument(
+        "--peak-size", type=int, metavar="N", help="of the matrices whose product is a peak; 8192 on a GPU, else 3072"
+    )
     parser.add_argument("--patience", type=float, default=300.0, help="seconds after which a silent candidate is ended")
     parser.add_argument("--limit-minutes", type=float, help="begin no measurement that would end later")
     parser.add_argument("--out", type=pathlib.Path, help="the result file")
