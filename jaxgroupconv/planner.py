@@ -110,6 +110,13 @@ def _disjoint(spec: ConvSpec) -> bool:
     return spec.disjoint and not spec.short_output and (not _channel_last(spec) or spec.in_channels == 1 or wide)
 
 
+def _dense_gradient(spec: ConvSpec) -> bool:
+    if spec.groups > 1 or not spec.short_output or min(spec.batch, spec.out_channels) <= 2:
+        return False
+    large = math.prod(spec.window) * max(spec.batch, spec.out_channels) >= 1 << 15
+    return spec.phases > 1 or math.prod(spec.out_size) == 1 or (spec.ndim == 2 and large)
+
+
 def _thin_gradient(spec: ConvSpec) -> bool:
     if math.prod(spec.out_size) == 1:
         most = 16
@@ -118,15 +125,15 @@ def _thin_gradient(spec: ConvSpec) -> bool:
     elif spec.lhs_layout.startswith("g"):  # of a vmap over the weights: a sum's elements are far apart
         most = 8 * 8
     elif _channel_last(spec):
-        most = 48 * 48
+        most = 32 * 32
     else:
         most = 8 * 8 if any(d > 1 for d in spec.rhs_dilation) else 16 * 16
     return spec.short_output and spec.batch * spec.out_channels <= most
 
 
-def _wide_gradient(spec: ConvSpec) -> bool:
-    wide = spec.batch * spec.out_channels >= 16 * 16 and (spec.groups <= MAX_UNROLLED or spec.in_channels >= 4)
-    return spec.short_output and math.prod(spec.out_size) > 1 and spec.phases == 1 and (wide or spec.groups <= 3)
+def _few_thin_gradient(spec: ConvSpec) -> bool:
+    thin = spec.batch * spec.out_channels < 16 * 16
+    return spec.short_output and spec.groups <= 3 and thin and math.prod(spec.out_size) > 1 and spec.phases == 1
 
 
 def _thin(spec: ConvSpec) -> bool:
@@ -134,7 +141,14 @@ def _thin(spec: ConvSpec) -> bool:
 
 
 def _small_map(spec: ConvSpec) -> bool:
-    return spec.batch * math.prod(spec.out_size) <= 256 and spec.groups > MAX_UNROLLED and math.prod(spec.window) <= 49
+    return spec.batch * math.prod(spec.out_size) <= 64 and spec.groups > MAX_UNROLLED and math.prod(spec.window) <= 49
+
+
+def _patches(spec: ConvSpec) -> bool:
+    """Strided single items, or groups so wide that the patches cost little beside their product."""
+    strided = spec.batch == 1 and any(stride > 1 for stride in spec.strides)
+    gathered = spec.lhs_layout.endswith(spec.spatial) and not spec.rhs_layout.startswith("go")  # a gradient's kernel
+    return spec.phases == 1 and math.prod(spec.window) > 1 and (strided or (spec.in_channels >= 64 and not gathered))
 
 
 def _thin_dilated(spec: ConvSpec) -> bool:
@@ -165,25 +179,25 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "a transposed convolution whose stride is its kernel's size: one matrix product (but not of thin groups, channel-last)",
     ),
     (
-        lambda spec: spec.groups == 1 and spec.short_output and spec.phases > 1 and min(spec.batch, spec.out_channels) > 2,
+        _dense_gradient,
         "matmul",
-        "one group of 3 channels or more, a weight gradient with a dilated input: a matrix product for each kernel element",
+        "a dense weight gradient of many channels and positions in two dimensions, or of a dilated input: a product of patches",
     ),
     (lambda spec: spec.groups == 1, "native", "one group: a dense convolution"),
     (
         _thin_gradient,
         "taps",
-        "a weight gradient of thin groups (at most 16x16 channels, channel-last 48x48): sums over blocks of rows",
+        "a weight gradient of thin groups (at most 16x16 channels, channel-last 32x32): sums over blocks of rows",
     ),
     (
-        _wide_gradient,
+        _few_thin_gradient,
         "per_group",
-        "a weight gradient of at most 3 groups, or wide ones (16x16), few or of several items: a dense convolution for each",
+        "a weight gradient of at most 3 groups of less than 16x16 channels: a dense convolution for each",
     ),
     (
-        lambda spec: spec.short_output and math.prod(spec.out_size) <= 49,
+        lambda spec: spec.short_output,
         "matmul",
-        "a weight gradient: a matrix product for each of at most 49 kernel elements",
+        "a weight gradient of wide groups: a matrix product with patches",
     ),
     (
         lambda spec: spec.short_output,
@@ -205,7 +219,8 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "taps",
         "thin groups (at most 12 channels; channel-last 24, if more than 16 groups or disjoint): sums over the kernel's taps",
     ),
-    (_small_map, "matmul", "more than 16 groups of at most 256 positions: matrix products of patches"),
+    (_small_map, "matmul", "more than 16 groups of at most 64 positions: matrix products of patches"),
+    (_patches, "matmul", "wider groups, strided and of one item, or of 64 channels or more: matrix products of patches"),
     (
         lambda spec: math.prod(spec.window) <= 49,
         "per_group",

@@ -56,7 +56,7 @@ class Definition:
     def why_not(self, spec):
         return "too many axes" if self.refuses else None
 
-    def lower(self, spec, lhs, rhs):
+    def lower(self, spec, lhs, rhs, *, shared):
         assert (lhs.shape, rhs.shape) == (spec.lhs_shape, spec.rhs_shape)
         self.spec = spec
         out = oracle.conv(lhs, rhs, **spec.lax_params())

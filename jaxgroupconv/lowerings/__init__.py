@@ -26,6 +26,7 @@ class Lowering:
     name: str
     _why_not: Callable[[ConvSpec], str | None]
     _lower: Callable[[ConvSpec, Array, Array], Array]
+    _lower_shared: Callable[[ConvSpec, Array, Array], Array] | None = None
 
     def why_not(self, spec: ConvSpec) -> str | None:
         """The reason for which this lowering refuses the spec, or None if it computes it."""
@@ -33,13 +34,14 @@ class Lowering:
             return None
         return not_understood(spec) or self._why_not(spec)
 
-    def lower(self, spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    def lower(self, spec: ConvSpec, lhs: Array, rhs: Array, *, shared: bool = False) -> Array:
         """Computes the convolution, strictly in this way.
 
         Args:
           spec: the convolution.
           lhs: the input, of shape `spec.lhs_shape`.
           rhs: the kernel, of shape `spec.rhs_shape`.
+          shared: whether XLA's partitioner shares the program out among devices.
 
         Returns:
           The result, of shape `spec.out_shape` and dtype `spec.out_dtype`.
@@ -52,7 +54,7 @@ class Lowering:
         cropped, lhs = crop(spec, lhs)
         if 0 in cropped.lhs_shape and 0 not in spec.lhs_shape:  # nothing but padding is left
             return jnp.zeros(spec.out_shape, spec.out_dtype)
-        return self._lower(cropped, lhs, rhs)
+        return (self._lower_shared or self._lower if shared else self._lower)(cropped, lhs, rhs)
 
 
 def not_understood(spec: ConvSpec) -> str | None:
@@ -77,7 +79,7 @@ def _is_real(dtype) -> bool:
 _INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 LOWERINGS: dict[str, Lowering] = {
-    name: Lowering(name, module.why_not, module.lower)
+    name: Lowering(name, module.why_not, module.lower, getattr(module, "lower_shared", None))
     for name, module in {
         "taps": taps,
         "matmul": matmul,

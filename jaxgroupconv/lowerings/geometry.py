@@ -26,16 +26,34 @@ def align(array: Array, axes: str, target: str) -> Array:
     return lax.expand_dims(array, missing) if missing else array
 
 
-def contract(a: Array, a_axes: str, b: Array, b_axes: str, batch: str = "", **options: Any) -> tuple[Array, str]:
-    """The product summed over the axes that both have, but for `batch`: a `lax.dot_general` and the axes of its result."""
-    summed = [axis for axis in a_axes if axis in b_axes and axis not in batch]
-    axes = batch + "".join(axis for axis in a_axes + b_axes if axis not in summed and axis not in batch)
+def contract(
+    a: Array, a_axes: str, b: Array, b_axes: str, batch: str = "", merge: bool = True, **options: Any
+) -> tuple[Array, str]:
+    """The product summed over the axes that both have, but for `batch`: a `lax.dot_general` and the axes of its result.
 
-    def where(axes: str, letters: Sequence[str]) -> tuple[int, ...]:
-        return tuple(axes.index(letter) for letter in letters)
+    Axes that belong together and lie together are merged before, since XLA transposes operands that sum over several axes; not
+    where devices share them out.
+    """
+    summed = "".join(axis for axis in a_axes if axis in b_axes and axis not in batch)
+    own = ["".join(axis for axis in axes if axis not in batch + summed) for axes in (a_axes, b_axes)]
+    parts = [
+        sorted(filter(None, (batch, summed, free)), key=axes.find) for axes, free in zip((a_axes, b_axes), own, strict=True)
+    ]
+    if not merge or ["".join(part) for part in parts] != [a_axes, b_axes]:
+        parts = [list(a_axes), list(b_axes)]
+    sizes = dict(zip(a_axes + b_axes, a.shape + b.shape, strict=True))
+    a, b = (
+        lax.reshape(array, [math.prod(sizes[axis] for axis in axes) for axes in part])
+        for array, part in zip((a, b), parts, strict=True)
+    )
 
-    contracted, batched = (where(a_axes, summed), where(b_axes, summed)), (where(a_axes, batch), where(b_axes, batch))
-    return lax.dot_general(a, b, (contracted, batched), **options), axes
+    def where(part: list[str], letters: str) -> list[int]:
+        return [i for i, axes in enumerate(part) if axes[0] in letters]
+
+    contracted, batched = ([where(part, letters) for part in parts] for letters in (summed, batch))
+    axes = batch + own[0] + own[1]
+    product = lax.dot_general(a, b, (contracted, batched), **options)
+    return lax.reshape(product, [sizes[axis] for axis in axes]), axes
 
 
 def take(array: Array, axes: str, **index: slice | int) -> Array:
@@ -82,6 +100,11 @@ def loop(count: int, step: Callable[[Any, Array], Array], init: Array) -> Array:
         return lax.add(i, np.int32(1)), step(i, out)
 
     return lax.while_loop(lambda carry: lax.lt(carry[0], np.int32(count)), body, (np.int32(0), init))[1]
+
+
+def divisor(number: int, at_most: int) -> int:
+    """The largest divisor of a number that is not above a bound."""
+    return next(d for d in range(max(1, min(number, at_most)), 0, -1) if number % d == 0)
 
 
 def spatial_slices(starts: Sequence[int], counts: Sequence[int], steps: Sequence[int]) -> dict[str, slice]:

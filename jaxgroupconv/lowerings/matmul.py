@@ -1,49 +1,121 @@
 """Matrix products batched over the groups; patches where the window is larger than one.
 
-Good for 1x1 kernels, for many channels a group, for weight gradients, where each output position is one product over the
-batch and all positions of the window, and for transposed convolutions whose stride is their kernel's size: one product.
+Good for 1x1 kernels, for many channels a group, for weight gradients, whose patches are contracted over the positions of the
+window, and for transposed convolutions whose stride is their kernel's size, which are one product without patches.
 """
 
-import itertools
+import dataclasses
+import functools
 import math
 from typing import Any
 
 import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.geometry import align, by_phase, contract, pad, spatial_slices, take
-from jaxgroupconv.spec import ConvSpec
+from jaxgroupconv.lowerings.geometry import Lower, align, by_phase, contract, divisor, loop, pad, put_at, take, take_at
+from jaxgroupconv.spec import ConvSpec, Sizes
 
-MAX_PRODUCTS = 64
+MAX_PATCHES = 64
+BLOCK_BYTES = 4 << 20  # patches of one block, which stay in the cache; XLA runs on one core what has less than half a MiB
+BLOCK_RATIO = 2  # the same, times operands and result
+_WITHIN = str.maketrans("0123", "wxyz")  # the axes of the kernel, or of a block of the result, beside the input's
 
 
 def why_not(spec: ConvSpec) -> str | None:
     """The reason why this lowering refuses the spec, or None."""
-    kind, sizes = ("output positions", spec.out_size) if spec.short_output else ("kernel rows", spec.window[:-1])
-    products = math.prod(sizes)
-    return None if products <= MAX_PRODUCTS else f"{products} {kind} exceed {MAX_PRODUCTS} matrix products"
+    if spec.disjoint:
+        return None
+    kind, sizes = ("output positions", spec.out_size) if spec.short_output else ("kernel elements", spec.window)
+    count = math.prod(sizes) // (1 if spec.short_output else spec.phases)
+    return None if count <= MAX_PATCHES else f"{count} {kind} exceed {MAX_PATCHES} patches"
 
 
-def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+def lower(spec: ConvSpec, lhs: Array, rhs: Array, compute: Lower | None = None) -> Array:
     """Computes the convolution (negative padding cropped before)."""
+    compute = compute or _in_blocks
     if spec.disjoint:
         return _over_inputs(spec, *spec.split(lhs, rhs))
     if any(d > 1 for d in spec.lhs_dilation):
-        return by_phase(lower, spec, lhs, rhs)
-    lhs, rhs = spec.split(lhs, rhs)
-    lhs = pad(spec, lhs)
-    out = _over_outputs(spec, lhs, rhs) if spec.short_output else _over_rows(spec, lhs, rhs)
+        return by_phase(functools.partial(lower, compute=compute), spec, lhs, rhs)
+    relaid, x, w = _relaid(spec, *spec.split(lhs, rhs))
+    out = align(compute(relaid, x, w), relaid.out_layout, spec.out_layout)
     return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
+
+
+def lower_shared(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The same without a loop, whose slices would gather items and groups that are shared out among devices."""
+    return lower(spec, lhs, rhs, functools.partial(_over_patches, merge=False))
+
+
+def _relaid(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Array]:
+    """The same convolution without padding, in layouts in which a block is contiguous: groups and items lead."""
+    summed, s = spec.short_output, spec.spatial
+    if spec.lhs_layout.endswith(s):
+        layouts = (f"cgn{s}", f"cgo{s}", f"gon{s}") if summed else (f"ngc{s}", f"goc{s}", f"ngo{s}")
+    else:
+        layouts = (f"gc{s}n", f"gc{s}o", f"g{s}no") if summed else (f"gn{s}c", f"g{s}co", f"gn{s}o")
+    size = tuple(size + low + high for size, (low, high) in zip(spec.in_size, spec.padding, strict=True))
+    x, w = align(pad(spec, lhs), spec.lhs_layout, layouts[0]), align(rhs, spec.rhs_layout, layouts[1])
+    names = dict(zip(("lhs_layout", "rhs_layout", "out_layout"), layouts, strict=True))
+    return dataclasses.replace(spec, in_size=size, padding=((0, 0),) * spec.ndim, **names), x, w
+
+
+def _in_blocks(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """A loop over blocks: one item, some groups and some rows of the result (of a weight gradient: of the window) at a time."""
+    axes, dtype = spec.out_layout, spec.compute_dtype if spec.short_output else spec.out_dtype
+    block, counts = _block(spec)
+    if math.prod(counts) == 1 or math.prod(spec.out_size if spec.short_output else spec.window) == 1:
+        return _over_patches(spec, lhs, rhs)
+
+    def step(i: Any, out: Array) -> Array:
+        x, w, at = _operands(spec, block, counts, i, lhs, rhs)
+        found = lax.convert_element_type(_over_patches(block, x, w), dtype)
+        if spec.short_output:  # a sum over items and rows
+            found = lax.add(found, take_at(out, axes, g=(at["g"], block.groups)))
+        return put_at(out, axes, found, **at)
+
+    return loop(math.prod(counts), step, lax.full(spec.shape(axes, spec.out_size), 0, dtype))
+
+
+def _block(spec: ConvSpec) -> tuple[ConvSpec, tuple[int, int, int]]:
+    """The convolution of one block, and the numbers of blocks along items, groups and rows."""
+    items, rows = (spec.in_channels, spec.window[0]) if spec.short_output else (spec.batch, spec.out_size[0])
+    channels = spec.batch if spec.short_output else spec.in_channels
+    patches = channels * math.prod(spec.window + spec.out_size) * spec.lhs_dtype.itemsize  # of one item and one group
+    most = min(BLOCK_BYTES, BLOCK_RATIO * spec.bytes)
+    groups = divisor(spec.groups, most // patches)
+    height = rows if patches <= most else divisor(rows, rows * most // patches)
+    step, other = (spec.rhs_dilation, spec.strides) if spec.short_output else (spec.strides, spec.rhs_dilation)
+    kernel = spec.out_size[0] if spec.short_output else spec.window[0]
+    reach = (height - 1) * step[0] + (kernel - 1) * other[0] + 1
+    changes = dict(in_channels=1, window=(height, *spec.window[1:])) if spec.short_output else dict(batch=1)
+    block = dataclasses.replace(spec, groups=groups, in_size=(reach, *spec.in_size[1:]), **changes)
+    return block, (items, spec.groups // groups, rows // height)
+
+
+def _operands(
+    spec: ConvSpec, block: ConvSpec, counts: tuple[int, int, int], i: Any, lhs: Array, rhs: Array
+) -> tuple[Array, Array, dict[str, Any]]:
+    """The operands of block i, and where its result begins."""
+    item, first = lax.div(i, np.int32(counts[1] * counts[2])), lax.rem(i, np.int32(counts[1] * counts[2]))
+    group = lax.mul(lax.div(first, np.int32(counts[2])), np.int32(block.groups))
+    rows, step = (block.window, spec.rhs_dilation) if spec.short_output else (block.out_size, spec.strides)
+    row = lax.mul(lax.rem(first, np.int32(counts[2])), np.int32(rows[0]))
+    x_at = {"g": (group, block.groups), "s0": (lax.mul(row, np.int32(step[0])), block.in_size[0])}
+    if spec.short_output:
+        w_at = {"g": (group, block.groups), "c": (item, 1), "s0": (row, rows[0])}
+        return take_at(lhs, spec.lhs_layout, c=(item, 1), **x_at), take_at(rhs, spec.rhs_layout, **w_at), {"g": group}
+    w = take_at(rhs, spec.rhs_layout, g=(group, block.groups))
+    return take_at(lhs, spec.lhs_layout, n=(item, 1), **x_at), w, {"n": item, "g": group, "s0": row}
 
 
 def _over_inputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """One product of the input and the whole kernel: each position becomes a block of outputs, as large as the kernel."""
-    within = str.maketrans("0123", "wxyz")  # the axes of a block: the kernel's
     rhs = lax.rev(rhs, [spec.rhs_layout.index(axis) for axis in spec.spatial])
-    operands = [(rhs, spec.rhs_layout.translate(within)), (lhs, spec.lhs_layout)]
-    axes = "".join(axis + axis.translate(within) if axis in spec.spatial else axis for axis in spec.out_layout)
+    operands = [(rhs, spec.rhs_layout.translate(_WITHIN)), (lhs, spec.lhs_layout)]
+    axes = "".join(axis + axis.translate(_WITHIN) if axis in spec.spatial else axis for axis in spec.out_layout)
     sizes = [size * dilation for size, dilation in zip(spec.in_size, spec.lhs_dilation, strict=True)]
-    blocks = lax.reshape(_product(spec, operands, axes), spec.shape(spec.out_layout, sizes))
+    blocks = lax.reshape(align(*_product(spec, *operands), axes), spec.shape(spec.out_layout, sizes))
     edges = [(0, 0, 0)] * blocks.ndim
     for axis, size in enumerate(sizes):
         low = spec.padding[axis][0] - (spec.lhs_dilation[axis] - 1)
@@ -52,44 +124,46 @@ def _over_inputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
 
 
-def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """One product for each output position, contracted over channels and window."""
-    products, axes = [], ""
-    for position in itertools.product(*map(range, spec.out_size)):
-        starts = [p * s for p, s in zip(position, spec.strides, strict=True)]
-        x = take(lhs, spec.lhs_layout, **spatial_slices(starts, spec.window, spec.rhs_dilation))
-        product, axes = contract(x, spec.lhs_layout, rhs, spec.rhs_layout, batch="g", **_options(spec))
-        products.append(lax.expand_dims(product, [0]))
-    sizes = spec.sizes(spec.out_size)
-    out = lax.reshape(lax.concatenate(products, 0), [sizes[axis] for axis in spec.spatial + axes])
-    return align(out, spec.spatial + axes, spec.out_layout)
+def _over_patches(spec: ConvSpec, lhs: Array, rhs: Array, merge: bool = True) -> Array:
+    """One product of the kernel and the input's patches, contracted over channels and kernel.
+
+    A weight gradient is the same with kernel and result exchanged: the patches are taken at the positions of the result and
+    contracted over the window.
+    """
+    within, s = spec.spatial.translate(_WITHIN), spec.spatial
+    if spec.lhs_layout.endswith(s):  # the items beside the spatial axes, with which they are contracted or stay
+        inner = f"gnc{s}" if spec.short_output else f"gcn{s}"
+        lhs, rhs = align(lhs, spec.lhs_layout, inner), align(rhs, spec.rhs_layout, f"goc{s}")
+        spec = dataclasses.replace(spec, lhs_layout=inner, rhs_layout=f"goc{s}")
+    if spec.short_output:
+        patches = _patches(spec, lhs, "n", spec.out_size, spec.strides, spec.window, spec.rhs_dilation)
+        product, axes = _product(spec, (rhs, spec.rhs_layout), patches, merge)
+        axes = axes.translate(str.maketrans(within, spec.spatial))
+    else:
+        patches = _patches(spec, lhs, "c", spec.window, spec.rhs_dilation, spec.out_size, spec.strides)
+        product, axes = _product(spec, (rhs, spec.rhs_layout.translate(_WITHIN)), patches, merge)
+    return align(product, axes, spec.out_layout)
 
 
-def _over_rows(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """For each row of the kernel, patches of its columns and one product, contracted over channels and columns."""
-    at, last = spec.lhs_layout.index("c"), str(spec.ndim - 1)
-    patch_axes = spec.lhs_layout[:at] + "k" + spec.lhs_layout[at:]
-    row_axes = "".join("k" if axis == last else axis for axis in spec.rhs_layout if axis not in spec.spatial[:-1])
-    out = None
-    for row in itertools.product(*map(range, spec.window[:-1])):
-        columns = []
-        for column in range(spec.window[-1]):
-            starts = [k * d for k, d in zip((*row, column), spec.rhs_dilation, strict=True)]
-            columns.append(take(lhs, spec.lhs_layout, **spatial_slices(starts, spec.out_size, spec.strides)))
-        weights = take(rhs, spec.rhs_layout, **{f"s{axis}": k for axis, k in enumerate(row)})
-        weights = lax.squeeze(weights, [spec.rhs_layout.index(axis) for axis in spec.spatial[:-1]])
-        patches = lax.concatenate([lax.expand_dims(column, [at]) for column in columns], at)
-        product = _product(spec, [(weights, row_axes), (patches, patch_axes)], spec.out_layout)
-        out = product if out is None else lax.add(out, product)
-    assert out is not None
-    return out
+def _patches(
+    spec: ConvSpec, x: Array, channel: str, count: Sizes, step: Sizes, size: Sizes, stride: Sizes
+) -> tuple[Array, str]:
+    """The slices of the input at `count` places, `step` apart, along new axes beside the channels, as they are in the kernel.
+
+    One axis after the other: XLA compiles a concatenation as one branch for each operand.
+    """
+    axes, where = spec.lhs_layout, spec.lhs_layout.index(channel) + spec.lhs_layout.endswith(spec.spatial)
+    for axis in reversed(spec.spatial):
+        i, slices = int(axis), []
+        for start in range(0, count[i] * step[i], step[i]):
+            piece = take(x, axes, **{f"s{axis}": slice(start, start + (size[i] - 1) * stride[i] + 1, stride[i])})
+            slices.append(lax.expand_dims(piece, [where]))
+        x = lax.concatenate(slices, where)
+        axes = axes[:where] + axis.translate(_WITHIN) + axes[where:]
+    return x, axes
 
 
-def _product(spec: ConvSpec, operands: list[tuple[Array, str]], axes: str) -> Array:
-    """The product of the kernel and the input, each with its axes; the result's minor axis belongs to the second operand."""
-    (a, a_axes), (b, b_axes) = operands if spec.out_layout.endswith(spec.spatial) else operands[::-1]
-    return align(*contract(a, a_axes, b, b_axes, batch="g", **_options(spec)), axes)
-
-
-def _options(spec: ConvSpec) -> dict[str, Any]:
-    return dict(precision=spec.precision, preferred_element_type=spec.compute_dtype)
+def _product(spec: ConvSpec, kernel: tuple[Array, str], patches: tuple[Array, str], merge: bool = True) -> tuple[Array, str]:
+    """The product and its axes; the minor ones are those of the input where the spatial axes are minor."""
+    a, b = (kernel, patches) if spec.lhs_layout.endswith(spec.spatial) else (patches, kernel)
+    return contract(*a, *b, batch="g", merge=merge, precision=spec.precision, preferred_element_type=spec.compute_dtype)

@@ -17,11 +17,25 @@ import jax
 import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.geometry import align, by_phase, contract, loop, pad, pieces, put_at, spatial_slices, take, take_at
+from jaxgroupconv.lowerings.geometry import (
+    align,
+    by_phase,
+    contract,
+    crop,
+    divisor,
+    loop,
+    pad,
+    pieces,
+    put_at,
+    spatial_slices,
+    take,
+    take_at,
+)
 from jaxgroupconv.spec import ConvSpec
 
 MAX_TERMS = 64  # unrolled terms of one sum; beyond, XLA's fused loop degrades and compiles slowly
 LOOP_TERMS = 8  # least terms of one iteration: the result is read and written once in each
+LOOP_PRODUCTS = 128  # the same times the output channels where these are minor: less, and LLVM unrolls their loop into scalars
 MAX_ROW_TERMS = 128  # of one kernel row, which is never split
 MAX_SUMS = 1024  # output positions of a weight gradient
 MAX_PHASES = 4  # of a dilated input, each of which is compiled on its own; more only with
@@ -47,26 +61,64 @@ def why_not(spec: ConvSpec) -> str | None:
     return None
 
 
-def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+def lower(spec: ConvSpec, lhs: Array, rhs: Array, swap: bool = True) -> Array:
     """Computes the convolution (negative padding cropped before)."""
     if any(d > 1 for d in spec.lhs_dilation):
-        return by_phase(lower, spec, lhs, rhs)
+        return by_phase(functools.partial(lower, swap=swap), spec, lhs, rhs)
+    if swap and (swapped := _swapped(spec)) is not None:
+        kernel = crop(swapped, rhs)
+        return lax.rev(lower(*kernel, lhs), [spec.out_layout.replace("g", "").index(axis) for axis in spec.spatial])
     lhs, rhs = (lax.convert_element_type(operand, spec.compute_dtype) for operand in spec.split(lhs, rhs))
     out = (_over_outputs if spec.short_output else _over_taps)(spec, lhs, rhs)
     return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
 
 
+def lower_shared(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The same with the input as the input, whose items are shared out among devices."""
+    return lower(spec, lhs, rhs, swap=False)
+
+
+def _swapped(spec: ConvSpec) -> ConvSpec | None:
+    """For a window larger than the input, the same sums with the two exchanged, from the last output to the first.
+
+    With q = p + k - low, out[p] = sum over k of x[p + k - low] * w[k] = sum over q of x[q] * w[q - p + low]. A window that is
+    larger than the input meets mostly padding; the input, as the window, meets the kernel.
+    """
+    larger = not spec.short_output and math.prod(spec.in_size) < math.prod(spec.window)
+    if not larger or any(size != 1 for size in spec.strides + spec.rhs_dilation) or math.prod(spec.in_size[1:]) > MAX_ROW_TERMS:
+        return None
+    exchange, padding = str.maketrans("no", "on"), []
+    for (low, _), size, window, out in zip(spec.padding, spec.in_size, spec.window, spec.out_size, strict=True):
+        padding.append((out - 1 - low, size - window + low))
+    return dataclasses.replace(
+        spec,
+        batch=spec.out_channels,
+        out_channels=spec.batch,
+        in_size=spec.window,
+        window=spec.in_size,
+        padding=tuple(padding),
+        lhs_layout=spec.rhs_layout.translate(exchange),
+        rhs_layout=spec.lhs_layout.translate(exchange),
+        out_layout=spec.out_layout.translate(exchange),
+        lhs_dtype=spec.rhs_dtype,
+        rhs_dtype=spec.lhs_dtype,
+    )
+
+
 def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """All taps in one sum, or, where they are too many, a loop over some rows of the kernel and some channels at a time."""
+    height, channels, minor = spec.window[0], spec.in_channels, spec.out_channels if spec.out_layout.endswith("o") else 1
+    scattered = minor > 1 and not spec.rhs_layout.endswith("o")  # as in gradients, channel-last
     spec, lhs, rhs = _like_result(spec, lhs, rhs)
     lhs, rhs = pad(spec, lhs), lax.optimization_barrier(rhs)
-    height, channels = spec.window[0], spec.in_channels
     if channels * math.prod(spec.window) <= MAX_TERMS or spec.ndim == 1:
+        rhs = _apart(rhs) if scattered else rhs
         return _sum(_terms(spec, lhs, rhs))
 
     in_row = math.prod(spec.window[1:])
-    part = next(c for c in range(1, channels + 1) if channels % c == 0 and (c * in_row >= LOOP_TERMS or c == channels))
-    count = min(height, -(-LOOP_TERMS // (part * in_row)))
+    least = max(LOOP_TERMS, LOOP_PRODUCTS // minor) if minor >= 4 else LOOP_TERMS
+    part = next(c for c in range(1, channels + 1) if channels % c == 0 and (c * in_row >= least or c == channels))
+    count = min(height, -(-least // (part * in_row)))
     reach = (spec.out_size[0] - 1) * spec.strides[0] + (count - 1) * spec.rhs_dilation[0] + 1
     loops, rest = divmod(height, count)
 
@@ -128,7 +180,7 @@ def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """
     channels = spec.in_channels
     lhs = pad(spec, lhs)
-    items = _divisor(channels, min(ROW_TERMS, CACHE_BYTES * channels // (lhs.nbytes + rhs.nbytes)))
+    items = divisor(channels, min(ROW_TERMS, CACHE_BYTES * channels // (lhs.nbytes + rhs.nbytes)))
     axes = spec.spatial[:-1] + _kept_axes(spec).replace("k", spec.spatial[-1])
     shape = spec.shape(axes, spec.out_size)
 
@@ -264,16 +316,17 @@ def _loop(count: int, fetch: Callable, step: Callable, init: Array) -> Array:
     return loop(count, body, init)
 
 
-def _divisor(number: int, at_most: int) -> int:
-    """The largest divisor of a number that is not above a bound."""
-    return next(d for d in range(max(1, min(number, at_most)), 0, -1) if number % d == 0)
+def _apart(array: Array) -> Array:
+    """The same array, computed before what uses it and not in each of its terms: XLA fuses nothing across a branch's border."""
+    always = lax.lt(lax.reduce_min(lax.sort(lax.iota(np.int32, 2)), [0]), np.int32(1))  # which XLA does not see
+    return lax.cond(always, lambda a: a, lambda a: lax.full(a.shape, 0, a.dtype), array)
 
 
 def _even(number: int, at_most: int) -> int:
     """A size of parts of which the number is a multiple, if that costs no more than half of the bound; else the bound."""
     at_most = min(number, at_most)
-    divisor = _divisor(number, at_most)
-    return divisor if 2 * divisor > at_most else at_most
+    even = divisor(number, at_most)
+    return even if 2 * even > at_most else at_most
 
 
 def _sum(terms: list[Array]) -> Array:
