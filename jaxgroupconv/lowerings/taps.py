@@ -243,7 +243,7 @@ def _row(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     ones_axes = spec.spatial if minor else "k" + spec.spatial
     ones = lax.full([sums.shape[axes.index(axis)] for axis in ones_axes], 1, sums.dtype)
     operands = (sums, axes, ones, ones_axes) if minor else (ones, ones_axes, sums, axes)
-    product, left = contract(*operands, batch="" if minor else "k", precision=lax.Precision.HIGHEST)
+    product, left = contract(*operands, batch="" if minor else "k", merge=False, precision=lax.Precision.HIGHEST)
     return align(product, left, "0" + _kept_axes(spec))
 
 
