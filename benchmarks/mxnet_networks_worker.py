@@ -18,16 +18,16 @@ def version():
     return mx.__version__
 
 
-def prepare(folder, heads, train):
+def prepare(folder, heads, train, dtype="float32"):
     """Binds a recorded network to its parameters and inputs; gradients are for parameters, not for data."""
     name = os.path.basename(folder)
     symbol = mx.sym.load(os.path.join(folder, "symbol.json"))
     params = mx.nd.load(os.path.join(folder, name + "-0000.params"))
-    args = {key[4:]: x for key, x in params.items() if key.startswith("arg:")}
-    aux = {key[4:]: x for key, x in params.items() if key.startswith("aux:")}
+    args = {key[4:]: x.astype(dtype) for key, x in params.items() if key.startswith("arg:")}
+    aux = {key[4:]: x.astype(dtype) for key, x in params.items() if key.startswith("aux:")}
     names = list(args)
     with np.load(os.path.join(folder, "io.npz")) as io:
-        args.update({key[3:]: mx.nd.array(io[key]) for key in io.files if key.startswith("in/")})
+        args.update({key[3:]: mx.nd.array(io[key], dtype=dtype) for key in io.files if key.startswith("in/")})
     if not train:
         executor = symbol.bind(mx.cpu(), args=args, aux_states=aux, grad_req="null")
         STATE["call"] = lambda: [out.wait_to_read() for out in executor.forward(is_train=False)]
@@ -35,7 +35,8 @@ def prepare(folder, heads, train):
         grads = {key: mx.nd.zeros_like(args[key]) for key in names}
         needs = {key: "write" if key in grads else "null" for key in args}
         executor = symbol.bind(mx.cpu(), args=args, args_grad=grads, grad_req=needs, aux_states=aux)
-        outputs = [mx.nd.array(np.load(os.path.join(heads, "head%d.npy" % i))) for i in range(len(symbol.list_outputs()))]
+        paths = [os.path.join(heads, "head%d.npy" % i) for i in range(len(symbol.list_outputs()))]
+        outputs = [mx.nd.array(np.load(path), dtype=dtype) for path in paths]
 
         def call():
             executor.forward(is_train=True)
