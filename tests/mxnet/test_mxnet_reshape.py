@@ -41,3 +41,8 @@ def test_reshape(case):
 )
 def test_the_form_of_old_files(attributes, shape):
     assert nd.Reshape(np.zeros((2, 3, 5), np.float32), **attributes).shape == shape
+
+
+def test_the_shape_is_one_argument():
+    with pytest.raises(MXNetError, match="Invalid Parameter format for reverse expect boolean but value='12'"):
+        nd.reshape(np.zeros((2, 3, 4), np.float32), 2, 12)
