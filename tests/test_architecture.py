@@ -60,9 +60,8 @@ def test_imports_point_in_one_direction(path):
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_runtime_needs_jax_and_numpy_only(path):
-    optional = ("graphviz",) if "mxnet" in path.parts else ()
     for name in imports(path):
-        assert name.split(".")[0] in RUNTIME or name in optional
+        assert name.split(".")[0] in RUNTIME
         assert "._src" not in name and not name.split(".")[-1] == "_src", f"{path.name} imports {name}"
 
 
