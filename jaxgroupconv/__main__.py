@@ -8,8 +8,10 @@ import jax
 import numpy as np
 
 from jaxgroupconv import mxnet
-from jaxgroupconv.mxnet.convert import channel_last, save_npz, save_safetensors
+from jaxgroupconv.mxnet.convert import channel_last, chunks, save_npz, save_safetensors
 from jaxgroupconv.mxnet.summary import print_summary
+
+LARGE = 64e6  # bytes; what is larger takes long enough to wonder
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -95,6 +97,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.output:
         symbol = symbol.get_internals()[options.output]
     data = np.load(options.data, allow_pickle=False)
+    _read_ahead([x for x in (*arg_params.values(), *aux_params.values()) if isinstance(x, np.ndarray)])
     variables, apply = mxnet.to_jax(symbol, arg_params, aux_params)
     outputs, _ = jax.jit(apply)(variables, {options.input: data})
     if options.save:
@@ -121,11 +124,19 @@ def _convert(options: argparse.Namespace) -> int:
     return 0
 
 
+def _read_ahead(arrays: list[np.ndarray]) -> None:
+    """Reads mapped arrays with progress, if they are large: one byte of each page, for that is when a file is read."""
+    with _Progress(sum(x.nbytes for x in arrays)) as progress:
+        for chunk in (chunk for x in arrays for chunk in chunks(x)) if progress.shown else ():
+            chunk[::1024].max()
+            progress(chunk.size)
+
+
 class _Progress:
-    """Bytes written, on one line of the terminal, for files that take long enough to wonder."""
+    """Bytes read or written, on one line of a terminal, for large files."""
 
     def __init__(self, total: int) -> None:
-        self.total, self.done, self.shown = total, 0, total > 64e6 and sys.stderr.isatty()
+        self.total, self.done, self.shown = total, 0, total > LARGE and sys.stderr.isatty()
 
     def __enter__(self) -> "_Progress":
         return self

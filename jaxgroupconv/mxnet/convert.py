@@ -4,13 +4,15 @@ import json
 import os
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import BinaryIO
 
 import numpy as np
 
 from jaxgroupconv.mxnet.symbol import Symbol
 
 Progress = Callable[[int], None]
+CHUNK = 1 << 24  # bytes between two reports of progress
 
 
 def channel_last(symbol: Symbol, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -39,14 +41,14 @@ def save_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], progress
     Args:
       path: the file.
       arrays: dense arrays by name.
-      progress: called with the number of bytes that were written.
+      progress: called with the number of bytes that were written since the last call.
     """
     with zipfile.ZipFile(path, "w") as archive:
         for name, x in arrays.items():
+            wide = x.astype(np.float32) if x.dtype.name == "bfloat16" else np.asarray(x, order="C")
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                wide = x.astype(np.float32) if x.dtype.name == "bfloat16" else x
-                np.lib.format.write_array(file, np.ascontiguousarray(wide), allow_pickle=False)
-            progress(x.nbytes)
+                np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(wide))
+                _write(file, wide, lambda count, x=x, wide=wide: progress(count * x.itemsize // wide.itemsize))
 
 
 def save_safetensors(
@@ -62,8 +64,19 @@ def save_safetensors(
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for x in arrays.values():
-            file.write(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
-            progress(x.nbytes)
+            _write(file, np.asarray(x, order="C"), progress)
+
+
+def chunks(x: np.ndarray) -> Iterator[np.ndarray]:
+    """The bytes of an array in C order, piece by piece."""
+    flat = x.reshape(-1).view(np.uint8)
+    return (flat[at : at + CHUNK] for at in range(0, flat.size, CHUNK))
+
+
+def _write(file: BinaryIO, x: np.ndarray, progress: Progress) -> None:
+    for chunk in chunks(x):
+        file.write(chunk.data)
+        progress(chunk.size)
 
 
 _SAFETENSORS = {

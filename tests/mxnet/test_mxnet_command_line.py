@@ -1,9 +1,11 @@
 """`python -m jaxgroupconv`, the printed table and the drawn graph."""
 
+import io
 import json
 import re
 import struct
 
+import jax.numpy as jnp
 import mxnet_records as records
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from test_mxnet_networks import checkpoint
 
 from jaxgroupconv.__main__ import main
 from jaxgroupconv.mxnet import load_checkpoint, plot_network, print_summary, sym
+from jaxgroupconv.mxnet.convert import save_npz
 
 
 @pytest.fixture
@@ -48,11 +51,11 @@ def test_wrong_shapes(arguments, message, skip, capsys):
 
 
 def test_run(skip, tmp_path, capsys):
-    io, meta = records.arrays("networks/deconv_skip/io"), records.cases("networks/deconv_skip/meta")
-    np.save(tmp_path / "x.npy", io["in/data"])
+    recorded, meta = records.arrays("networks/deconv_skip/io"), records.cases("networks/deconv_skip/meta")
+    np.save(tmp_path / "x.npy", recorded["in/data"])
     command = ["run", str(skip), "0", "--data", str(tmp_path / "x.npy")]
     assert main([*command, "--save", str(tmp_path / "y.npy")]) == 0
-    records.assert_close(np.load(tmp_path / "y.npy"), io["out/prob_output"], meta["rtol"], meta["atol"], "prob")
+    records.assert_close(np.load(tmp_path / "y.npy"), recorded["out/prob_output"], meta["rtol"], meta["atol"], "prob")
     assert main([*command, "--output", "e1_output"]) == 0
     assert capsys.readouterr().out.startswith("e1_output\t(2, 8, 16, 20)\tfloat32\n")
     assert main([*command, "--output", "nothing"]) == 1
@@ -83,6 +86,44 @@ def test_convert(ending, layout, skip, tmp_path):
     for name, x in {**args, **aux}.items():
         last = layout == "channel-last" and name.endswith("_weight")
         np.testing.assert_array_equal(written[name], x.transpose(2, 3, 1, 0) if last else x)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("command", ["run", "out.npz", "out.safetensors"])
+def test_progress_is_shown_within_large_arrays_on_a_terminal(command, skip, tmp_path, monkeypatch):
+    arguments = ["convert", str(skip), "0", str(tmp_path / command)]
+    if command == "run":
+        np.save(tmp_path / "x.npy", np.zeros((1, 3, 16, 16), np.float32))
+        arguments = ["run", str(skip), "0", "--data", str(tmp_path / "x.npy"), "--save", str(tmp_path / "y.npy")]
+    _, args, aux = load_checkpoint(skip, 0)
+    total = sum(x.nbytes for x in (*args.values(), *aux.values()))
+
+    def shown(large, stream):
+        monkeypatch.setattr("jaxgroupconv.__main__.LARGE", large)
+        monkeypatch.setattr("sys.stderr", stream)
+        assert main(arguments) == 0
+        return stream.getvalue()
+
+    assert shown(total, Terminal()) == "", "the file is not large"
+    assert shown(0, io.StringIO()) == "", "nobody looks"
+    monkeypatch.setattr("jaxgroupconv.mxnet.convert.CHUNK", 1000)
+    lines = shown(0, Terminal()).split("\r")
+    assert len(lines) - 1 == sum(-(-x.nbytes // 1000) for x in (*args.values(), *aux.values())) > len(args) + len(aux)
+    whole = f"{total / 1e6:.0f}"
+    assert lines[-1] == f"{whole} of {whole} MB\n"
+
+
+def test_scalars_and_bfloat16_are_converted(tmp_path):
+    arrays = {"scalar": np.array(2.0, np.float32), "half": np.ones((2, 3), jnp.bfloat16), "empty": np.zeros((0, 2), np.float32)}
+    counts = []
+    save_npz(tmp_path / "x.npz", arrays, counts.append)
+    assert sum(counts) == sum(x.nbytes for x in arrays.values())
+    for name, x in np.load(tmp_path / "x.npz").items():
+        np.testing.assert_array_equal(x, arrays[name].astype(np.float32), strict=True)
 
 
 def test_convert_refuses_what_it_cannot_write(skip, tmp_path, capsys):
