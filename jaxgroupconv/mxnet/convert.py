@@ -5,7 +5,7 @@ import os
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def chunks(x: np.ndarray) -> Iterator[np.ndarray]:
     return (flat[at : at + CHUNK] for at in range(0, flat.size, CHUNK))
 
 
-def _write(file: BinaryIO, x: np.ndarray, progress: Progress) -> None:
+def _write(file: IO[bytes], x: np.ndarray, progress: Progress) -> None:
     for chunk in chunks(x):
         file.write(chunk.data)
         progress(chunk.size)
