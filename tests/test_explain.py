@@ -2,6 +2,7 @@
 
 import html
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +123,26 @@ def test_tables():
     header, *lines = str(explanation).splitlines()
     assert header.split() == ["lowering", "role", "convolution", "times", "MFLOP", "MB", "why", "source"]
     assert len(lines) == 4 and lines[-1].startswith("total") and " 3 " in lines[-1]
-    table = explanation._repr_html_()
+    table, rows = explanation._repr_html_(), explanation.rows()
+    assert [re.split(r"\s{2,}", line.strip()) for line in lines] == [[cell for cell in row if cell] for row in rows[1:]]
+    assert [html.unescape(cell) for cell in re.findall("<td>(.*?)</td>", table)] == [cell for row in rows[1:] for cell in row]
     assert table.count("<tr>") == 5 and table.count("<td>") == 4 * 8
     assert "-&gt;" in table and html.escape(explanation.entries[0].plan.reason) in table
     assert str(jgc.explain(jnp.sin, X)).splitlines()[-1].split() == ["total", "convolutions", "on", "cpu", "0", "0.00", "0.00"]
+
+
+def test_numbers_of_tables():
+    """A loop of three depthwise convolutions and a last one; their costs by hand, in the text and in a notebook."""
+    x, w = jax.ShapeDtypeStruct((8, 64, 56, 56), np.float32), jax.ShapeDtypeStruct((64, 1, 3, 3), np.float32)
+    once = lambda x, w: jgc.group_conv(x, w, padding=1)  # noqa: E731
+    explanation = jgc.explain(lambda x, w: once(lax.fori_loop(0, 3, lambda _, x: once(x, w), x), w), x, w)
+    mflop = 2 * 8 * 64 * (3 * 56 - 2) ** 2 / 1e6
+    mb = 4 * (2 * 8 * 64 * 56 * 56 + 64 * 9) / 1e6
+    one, total = ([f"{count * mflop:.2f}", f"{count * mb:.2f}"] for count in (1, 4))
+    expected = [["3", *one], ["1", *one], ["4", *total]]
+    assert expected[-1] == ["4", "112.87", "51.39"]
+    assert [re.findall(r"  (\d+) +([\d.]+) +([\d.]+)", line) for line in str(explanation).splitlines()[1:]] == [
+        [tuple(numbers)] for numbers in expected
+    ]
+    cells = re.findall("<td>(.*?)</td>", explanation._repr_html_())
+    assert [cells[8 * row + 3 : 8 * row + 6] for row in range(3)] == expected
