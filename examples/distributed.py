@@ -48,6 +48,10 @@ def grouped(x, w):
     return lax.conv_general_dilated(x, w, (1, 1), "SAME", feature_group_count=GROUPS)
 
 
+def backward(x, w, cotangent):
+    return jax.vjp(grouped, x, w)[1](cotangent)
+
+
 def loss(params, x, target):
     return jnp.mean((block(params, x) - target) ** 2)
 
@@ -72,13 +76,15 @@ def train(batch_devices, group_devices):
     x, target = (shard(normal(BATCH, CHANNELS, SIZE, SIZE), "batch") for _ in range(2))
     inner = shard(normal(BATCH, WIDTH, SIZE, SIZE), "batch", "groups")
     forward = communication(jax.jit(grouped), inner, params["grouped"])
-    gradient = communication(jax.jit(lambda x, w, t: jax.vjp(grouped, x, w)[1](t)), inner, params["grouped"], inner)
+    gradient = communication(jax.jit(backward), inner, params["grouped"], inner)
     losses = []
     for _ in range(arguments.steps):
         params, value = step(params, x, target)
         losses.append(float(value))
     print(f"{batch_devices} x {group_devices} (batch x groups)")
+    plans = ", ".join(entry.plan.name for entry in jgc.explain(backward, inner, params["grouped"], inner).entries)
     print(f"  grouped convolution: forward {forward}, gradients {gradient}")
+    print(f"  computed by {plans}")
     print("  loss: " + " ".join(f"{value:.4f}" for value in losses))
     return losses
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -333,13 +334,21 @@ def test_two_processes_agree_with_one():
         assert "native" not in found["ran"] and len(found["ran"]) == 2
 
 
-def test_the_example():
-    example = Path(__file__).parents[1] / "examples" / "distributed.py"
-    with python(str(example), "--steps", "2", env=dict(os.environ)) as process:
+def test_the_example(monkeypatch, capsys):
+    """On eight devices, and its training on one device of this process without the library."""
+    example = str(Path(__file__).parents[1] / "examples" / "distributed.py")
+    with python(example, "--steps", "2", env=dict(os.environ)) as process:
         out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert out.count("forward no communication") == 4
     assert re.findall(r"gradients (.*)", out) == ["no communication", "all-reduce", "no communication", "all-reduce"]
+    assert out.count("computed by taps, ") == 4 and "native" not in out
+    monkeypatch.setattr(sys, "argv", [example, "--real", "--steps", "2"])
+    runpy.run_path(example)["train"](1, 1)
+    unmarked = capsys.readouterr().out
+    assert "computed by native, native, native" in unmarked
+    losses = [re.findall(r"loss: (.*)", text) for text in (out, unmarked)]
+    np.testing.assert_allclose(*([list(map(float, line.split())) for line in lines[:1]] for lines in losses), atol=1.1e-4)
     assert out.endswith("4 ways to share the work, the same losses\n")
 
 
