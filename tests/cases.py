@@ -54,7 +54,7 @@ class Case:
     @property
     def x64(self):
         """Whether 64-bit mode must be on."""
-        return any(str(dtype) in ("float64", "int64") for dtype in (self.dtype, self.preferred))
+        return any(str(dtype) in ("float64", "int64", "uint64") for dtype in (self.dtype, self.preferred))
 
     @property
     def spec(self):
@@ -272,6 +272,10 @@ CASES = (
         dtype="int32",
     ),
     Case("uint8", (1, 6, 5, 5), (6, 2, 3, 3), groups=3, dtype="uint8"),
+    Case("int16", (1, 4, 4, 4), (4, 2, 2, 2), groups=2, dtype="int16"),
+    Case("uint16, weight gradient", (2, 4, 5, 5), (2, 4, 4, 3), batch_groups=2, layouts=WEIGHT_GRADIENT, dtype="uint16"),
+    Case("uint32, channel-last", (1, 4, 4, 4), (2, 2, 1, 4), groups=4, layouts=NHWC, dtype="uint32"),
+    Case("uint64", (1, 4, 4, 4), (4, 2, 2, 2), groups=2, dtype="uint64"),
     Case("int64", (1, 6, 5, 5), (6, 2, 3, 3), groups=3, dtype="int64"),
     Case("complex64", (1, 6, 5, 5), (6, 2, 3, 3), groups=3, dtype="complex64"),
     Case("complex64, weight gradient", (2, 6, 6, 6), (2, 6, 4, 4), batch_groups=3, layouts=WEIGHT_GRADIENT, dtype="complex64"),
