@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from inspecting import ran
 from jax import lax
 
 import jaxgroupconv as jgc
@@ -191,10 +192,17 @@ def test_jit_grad_and_vmap(function):
     def conv(x, w, b):
         return function(x, w, b, groups=2, stride=2)
 
+    def planned(f, *args, convolutions):
+        lowered = jax.jit(f).lower(*args)
+        assert len(names := ran(lowered.as_text())) == convolutions and "native" not in names
+        return lowered
+
     each = jnp.stack([conv(item, w, b) for item in x])
     close(jax.vmap(conv, (0, None, None))(x, w, b), each)
-    close(jax.jit(jax.vmap(conv, (0, None, None)))(x, w, b), each)
-    per_item = jax.vmap(jax.grad(lambda w, x: (conv(x, w, b) ** 2).sum()), (None, 0))(w, x)
+    close(planned(jax.vmap(conv, (0, None, None)), x, w, b, convolutions=1).compile()(x, w, b), each)
+    gradient = jax.grad(lambda w, x: (conv(x, w, b) ** 2).sum(), (0, 1))
+    planned(gradient, w, x[0], convolutions=3)
+    per_item, _ = planned(jax.vmap(gradient, (None, 0)), w, x, convolutions=3).compile()(w, x)
     total = jax.jit(jax.grad(lambda w: sum((conv(item, w, b) ** 2).sum() for item in x)))(w)
     assert per_item.shape == (3, *w.shape)
     np.testing.assert_allclose(per_item.sum(0), total, rtol=1e-3, atol=1e-3)
