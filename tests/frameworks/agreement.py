@@ -24,8 +24,8 @@ def explained(function, *args):
 def agree(program, *, grouped, rtol=1e-4):
     """Runs a program without the library and under `jgc.enable()`.
 
-    Its results, a tree of arrays, must agree to rounding, and at least `grouped` different grouped convolutions must have been
-    planned, none of them as lax's own.
+    Its results, a tree of arrays, must agree to rounding, and `grouped` different grouped convolutions must have been planned,
+    none of them as lax's own. Returns their specs.
     """
     expected = jax.tree.map(np.asarray, program())
     with recorded() as plans:
@@ -34,10 +34,16 @@ def agree(program, *, grouped, rtol=1e-4):
             got = jax.tree.map(np.asarray, program())
         finally:
             jgc.disable()
-    found = {f"{name}: {spec}" for spec, name in plans if spec.groups > 1}
-    assert len(found) >= grouped, found
-    assert not any(plan.startswith("native") for plan in found), found
+    found = {spec: name for spec, name in plans if spec.groups > 1}
+    assert len(found) == grouped and "native" not in found.values(), found
+    close(got, expected, rtol)
+    return list(found)
+
+
+def close(got, expected, rtol=1e-4):
+    """Two trees of arrays agree to rounding."""
     assert jax.tree.structure(got) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         assert a.dtype == b.dtype
+        a, b = np.asarray(a), np.asarray(b)
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * (np.abs(b).max(initial=0) + 1e-3))

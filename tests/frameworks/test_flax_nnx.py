@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
-from agreement import agree, explained
+from agreement import agree, close, explained
 from flax import nnx
 from inspecting import ran
 
@@ -43,7 +43,7 @@ def test_training():
             return value
 
         values = [step(net, optimizer) for _ in range(3)]
-        return values, net.norm.mean[...], net.norm.var[...], net.grouped.kernel[...], net.depthwise.kernel[...]
+        return values, jax.tree.leaves(nnx.state((net, optimizer), nnx.Not(nnx.RngState)))
 
     agree(train, grouped=5, rtol=1e-3)
 
@@ -73,6 +73,14 @@ def test_an_ensemble_and_a_scan():
 def test_an_injected_convolution():
     layer = nnx.Conv(8, 8, (3, 3), feature_group_count=4, conv_general_dilated=jgc.conv_general_dilated, rngs=nnx.Rngs(0))
     plain = nnx.Conv(8, 8, (3, 3), feature_group_count=4, rngs=nnx.Rngs(0))
-    names = ran(jax.jit(lambda x: layer(x)).lower(X).as_text())
-    assert len(names) == 1 and names != ["native"]
-    assert jnp.allclose(layer(X), plain(X), rtol=1e-5, atol=1e-5)
+    graph, state = nnx.split(layer)
+    assert jax.tree.map(jnp.array_equal, state, nnx.state(plain))
+
+    def step(graph):
+        return jax.jit(jax.value_and_grad(lambda state: (nnx.merge(graph, state)(X) ** 2).sum())).lower(state)
+
+    lowered, expected = step(graph), step(nnx.graphdef(plain))
+    names = ran(lowered.as_text())
+    assert len(names) == 2 and "native" not in names
+    assert set(ran(expected.as_text())) == {"native"}
+    close(lowered.compile()(state), expected.compile()(state))
