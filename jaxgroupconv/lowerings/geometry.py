@@ -50,8 +50,8 @@ def contract(
     def where(part: list[str], letters: str) -> list[int]:
         return [i for i, axes in enumerate(part) if axes[0] in letters]
 
-    contracted, batched = ([where(part, letters) for part in parts] for letters in (summed, batch))
-    axes = batch + own[0] + own[1]
+    contracted = where(parts[0], summed), where(parts[1], summed)
+    axes, batched = batch + own[0] + own[1], (where(parts[0], batch), where(parts[1], batch))
     product = lax.dot_general(a, b, (contracted, batched), **options)
     return lax.reshape(product, [sizes[axis] for axis in axes]), axes
 

@@ -112,10 +112,10 @@ def _operands(
 def _over_inputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """One product of the input and the whole kernel: each position becomes a block of outputs, as large as the kernel."""
     rhs = lax.rev(rhs, [spec.rhs_layout.index(axis) for axis in spec.spatial])
-    operands = [(rhs, spec.rhs_layout.translate(_WITHIN)), (lhs, spec.lhs_layout)]
+    product, found = _product(spec, (rhs, spec.rhs_layout.translate(_WITHIN)), (lhs, spec.lhs_layout))
     axes = "".join(axis + axis.translate(_WITHIN) if axis in spec.spatial else axis for axis in spec.out_layout)
     sizes = [size * dilation for size, dilation in zip(spec.in_size, spec.lhs_dilation, strict=True)]
-    blocks = lax.reshape(align(*_product(spec, *operands), axes), spec.shape(spec.out_layout, sizes))
+    blocks = lax.reshape(align(product, found, axes), spec.shape(spec.out_layout, sizes))
     edges = [(0, 0, 0)] * blocks.ndim
     for axis, size in enumerate(sizes):
         low = spec.padding[axis][0] - (spec.lhs_dilation[axis] - 1)
