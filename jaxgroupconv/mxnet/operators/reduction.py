@@ -33,9 +33,9 @@ def _check_pooling(p: Any) -> None:
         if min(value, default=1) < (0 if name == "pad" else 1):
             hint = "is invalid, the input shape must be nonzero in all dimensions"
             raise MXNetError(f"value {shapes.brackets(value)} for Parameter {name} {hint}")
-    for i, pad in enumerate(p.pad):
-        if pad >= p.kernel[i]:
-            raise MXNetError(f"Check failed: pad_l[{i}] < kernel[{i}] ({pad} vs. {p.kernel[i]})")
+    for i, (pad, kernel) in enumerate(zip(p.pad, p.kernel or (), strict=False)):
+        if pad >= kernel:
+            raise MXNetError(f"Check failed: pad_l[{i}] < kernel[{i}] ({pad} vs. {kernel})")
     if p.pooling_convention == "same":
         if rank != 1:
             raise MXNetError("Input data should be 3D in (batch, channel, x). Currently 'same' supports Max Pooling 1-D")
