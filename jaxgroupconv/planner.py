@@ -140,15 +140,20 @@ def _thin(spec: ConvSpec) -> bool:
     return spec.in_channels <= (24 if _channel_last(spec) and (spec.groups > MAX_UNROLLED or spec.disjoint) else 12)
 
 
+def _gathered(spec: ConvSpec) -> bool:
+    """Whether the kernel is that of a gradient, channel-first, which a matrix product must have in another order."""
+    return spec.lhs_layout.endswith(spec.spatial) and not spec.rhs_layout.startswith("go")
+
+
 def _small_map(spec: ConvSpec) -> bool:
-    return spec.batch * math.prod(spec.out_size) <= 64 and spec.groups > MAX_UNROLLED and math.prod(spec.window) <= 49
+    few = spec.batch * math.prod(spec.out_size) <= 64 and math.prod(spec.window) <= 49
+    return few and spec.groups > MAX_UNROLLED and not _gathered(spec)
 
 
 def _patches(spec: ConvSpec) -> bool:
     """Strided single items, or groups so wide that the patches cost little beside their product."""
     strided = spec.batch == 1 and any(stride > 1 for stride in spec.strides)
-    gathered = spec.lhs_layout.endswith(spec.spatial) and not spec.rhs_layout.startswith("go")  # a gradient's kernel
-    return spec.phases == 1 and math.prod(spec.window) > 1 and (strided or (spec.in_channels >= 64 and not gathered))
+    return spec.phases == 1 and math.prod(spec.window) > 1 and (strided or (spec.in_channels >= 64 and not _gathered(spec)))
 
 
 def _thin_dilated(spec: ConvSpec) -> bool:

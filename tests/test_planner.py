@@ -81,6 +81,17 @@ def test_a_dense_convolution_is_left_to_lax(kernel):
     assert plan(Case("", (1, kernel[1], 56, 56), kernel).spec, "cpu").name == "native"
 
 
+@pytest.mark.parametrize("size, kernel, planned", [(56, 3, "matmul"), (14, 1, "matmul"), (3, 3, "native")])
+def test_a_dense_weight_gradient_of_many_positions_is_a_product(size, kernel, planned):
+    forward, _, dw = entries(8, 64, size, 64, kernel, 1, 1)
+    assert (forward.plan.name, dw.plan.name) == ("native", planned)
+
+
+def test_wide_groups_are_products_where_a_group_has_64_channels():
+    assert [entry.plan.name for entry in entries(1, 512, 14, 512, 3, 8, 1)] == ["matmul", "per_group", "matmul"]
+    assert [entry.plan.name for entry in entries(1, 256, 14, 256, 3, 8, 1)] == ["per_group", "per_group", "matmul"]
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_three_dimensions_are_planned_dense_ones_too(groups, stride):
