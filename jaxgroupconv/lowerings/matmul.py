@@ -130,7 +130,7 @@ def _over_patches(spec: ConvSpec, lhs: Array, rhs: Array, merge: bool = True) ->
     A weight gradient is the same with kernel and result exchanged: the patches are taken at the positions of the result and
     contracted over the window.
     """
-    within, s = spec.spatial.translate(_WITHIN), spec.spatial
+    s = spec.spatial
     if spec.lhs_layout.endswith(s):  # the items beside the spatial axes, with which they are contracted or stay
         inner = f"gnc{s}" if spec.short_output else f"gcn{s}"
         lhs, rhs = align(lhs, spec.lhs_layout, inner), align(rhs, spec.rhs_layout, f"goc{s}")
@@ -138,7 +138,7 @@ def _over_patches(spec: ConvSpec, lhs: Array, rhs: Array, merge: bool = True) ->
     if spec.short_output:
         patches = _patches(spec, lhs, "n", spec.out_size, spec.strides, spec.window, spec.rhs_dilation)
         product, axes = _product(spec, (rhs, spec.rhs_layout), patches, merge)
-        axes = axes.translate(str.maketrans(within, spec.spatial))
+        axes = axes.translate(str.maketrans(s.translate(_WITHIN), s))
     else:
         patches = _patches(spec, lhs, "c", spec.window, spec.rhs_dilation, spec.out_size, spec.strides)
         product, axes = _product(spec, (rhs, spec.rhs_layout.translate(_WITHIN)), patches, merge)
