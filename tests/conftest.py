@@ -2,8 +2,10 @@
 
 import os
 
-# What is tested does not depend on how far LLVM optimises, and compiling is most of the suite's time. Before JAX starts.
+# Compiling is most of the suite's time, and what is tested depends neither on how far LLVM optimises, nor on how many
+# parts it splits a program into. Before JAX starts.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 
 import jax
 import pytest

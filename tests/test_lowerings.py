@@ -15,7 +15,6 @@ from jaxgroupconv import LOWERINGS, plan
 
 LEAST_ACCEPTED = {"feature_groups": 15}  # cases; a lowering that accepts fewer than 70 must say so here
 RANDOM_CASES = random_cases(60, seed=0)
-FAST = {"xla_backend_optimization_level": 0}  # LLVM's level, not XLA's: halves the time of some 400 compilations
 
 
 def accepted(name, cases=CASES):
@@ -30,7 +29,7 @@ def pairs(cases):
 def compiled(name, case):
     """The lowering of a case, compiled once for all tests."""
     spec = case.spec
-    return jax.jit(lambda lhs, rhs: LOWERINGS[name].lower(spec, lhs, rhs), compiler_options=FAST)
+    return jax.jit(lambda lhs, rhs: LOWERINGS[name].lower(spec, lhs, rhs))
 
 
 def run(name, case, *operands):
@@ -69,7 +68,7 @@ def test_agrees_with_the_definition(name, case):
 @pytest.mark.parametrize("case", RANDOM_CASES, ids=str)
 def test_agrees_with_the_definition_on_random_cases(case):
     spec, names = case.spec, [name for name in LOWERINGS if case in accepted(name, [case])]
-    all_of_them = jax.jit(lambda lhs, rhs: [LOWERINGS[name].lower(spec, lhs, rhs) for name in names], compiler_options=FAST)
+    all_of_them = jax.jit(lambda lhs, rhs: [LOWERINGS[name].lower(spec, lhs, rhs) for name in names])
     outs = all_of_them(*case.arrays())
     assert len(outs) >= 2
     for out in map(np.asarray, outs):

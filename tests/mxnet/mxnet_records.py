@@ -7,10 +7,8 @@ import jax
 import numpy as np
 
 DATA = Path(__file__).parent / "data"
-# The records are hundreds of programs, each run once: ask XLA to compile them quickly rather than well.
-QUICK: dict = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):
-    QUICK["xla_cpu_use_fusion_emitters"] = False
+# The records are hundreds of programs, each run once: ask an older XLA to compile them quickly rather than well.
+QUICK: dict = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
 
 
 def cases(name):

@@ -98,7 +98,7 @@ def test_progress_is_shown_within_large_arrays_on_a_terminal(command, skip, tmp_
     arguments = ["convert", str(skip), "0", str(tmp_path / command)]
     if command == "run":
         np.save(tmp_path / "x.npy", np.zeros((1, 3, 16, 16), np.float32))
-        arguments = ["run", str(skip), "0", "--data", str(tmp_path / "x.npy"), "--save", str(tmp_path / "y.npy")]
+        arguments = ["run", str(skip), "0", "--output", "e1_output", "--data", str(tmp_path / "x.npy")]
     _, args, aux = load_checkpoint(skip, 0)
     total = sum(x.nbytes for x in (*args.values(), *aux.values()))
 
