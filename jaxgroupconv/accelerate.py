@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from jaxgroupconv.lowerings import LOWERINGS
+from jaxgroupconv.lowerings.apart import apart, worthwhile
 from jaxgroupconv.lowerings.blocks import in_blocks
 from jaxgroupconv.planner import IMPLEMENTATIONS, PLATFORMS, Plan, choose
 from jaxgroupconv.spec import ConvSpec
@@ -162,12 +163,16 @@ class _Scope:
 
 
 @functools.lru_cache(maxsize=4096)
-def _function(name: str, spec: ConvSpec, devices: int) -> Callable[..., Any]:
+def _function(name: str, spec: ConvSpec, devices: int, platform: str) -> Callable[..., Any]:
     """The lowering as a jitted function: traced once for all equations of this spec, and named in the program's text."""
     sliced = name in ("taps", "matmul")  # the others are lax's convolutions, which XLA shares out by itself
+    alone = platform == "cpu" and devices == 1 and worthwhile(name, spec)
+
+    def compute(lhs, rhs):
+        return in_blocks(LOWERINGS[name], spec, lhs, rhs, devices if sliced else 1)
 
     def lower(lhs, rhs):
-        return in_blocks(LOWERINGS[name], spec, lhs, rhs, devices if sliced else 1)
+        return apart(compute, lhs, rhs) if alone else compute(lhs, rhs)
 
     lower.__name__ = f"{MARK}_{name}"
     return jax.jit(lower)
@@ -195,7 +200,7 @@ def _rule(mlir: Any, platform: str) -> Callable[..., Any]:
         name = chosen(spec, implementation, platform, devices > 1).name
         if name == "native" and all(p >= 0 for pair in spec.padding for p in pair):
             return original(ctx, lhs, rhs, **params)
-        function = _function(name, spec, devices)
+        function = _function(name, spec, devices, platform)
         mesh = getattr(getattr(out, "sharding", None), "mesh", None)
         if mesh is not None and jax.sharding.AxisType.Explicit in getattr(mesh, "axis_types", ()):
             function = jax.sharding.auto_axes(function, out_sharding=out.sharding)

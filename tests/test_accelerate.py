@@ -1,5 +1,6 @@
 """What the mark does: a program's convolutions are lowered as planned, forward and backward; no other program changes."""
 
+import re
 import subprocess
 import sys
 
@@ -148,3 +149,21 @@ def test_enable_and_disable():
     finally:
         jgc.disable()
     assert ran(program.lower(X, W).as_text()) == ["native"]
+
+
+@pytest.mark.parametrize("channels", [8, 32])
+def test_what_makes_a_cotangent_is_computed_once(channels):
+    """XLA:CPU would fuse it into the sums for every row of the kernel, and compute it again for each of their terms."""
+    names, groups = ("NHWC", "HWIO", "NHWC"), 8
+
+    def kernel_gradient(x, w, y):
+        options = dict(feature_group_count=groups, dimension_numbers=names)
+        _, pull = jax.vjp(lambda w: lax.conv_general_dilated(x, w, (1, 1), "SAME", **options), w)
+        with jax.named_scope("around"):
+            y = y * 3.0
+        return pull(y)
+
+    x, w = jnp.ones((2, 16, 16, channels)), jnp.ones((3, 3, channels // groups, channels))
+    lowered = jax.jit(jgc.accelerate(kernel_gradient)).lower(x, w, x)
+    assert ran(lowered.as_text()) == ["taps"]
+    assert len(re.findall(r" = \S+ multiply\([^\n]*around", lowered.compile().as_text())) == 1

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax import Array, lax
 
+from jaxgroupconv.lowerings.apart import apart
 from jaxgroupconv.lowerings.geometry import (
     align,
     by_phase,
@@ -112,7 +113,7 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     spec, lhs, rhs = _like_result(spec, lhs, rhs)
     lhs, rhs = pad(spec, lhs), lax.optimization_barrier(rhs)
     if channels * math.prod(spec.window) <= MAX_TERMS or spec.ndim == 1:
-        rhs = _apart(rhs) if scattered else rhs
+        rhs = apart(lambda w: w, rhs) if scattered else rhs
         return _sum(_terms(spec, lhs, rhs))
 
     in_row = math.prod(spec.window[1:])
@@ -314,12 +315,6 @@ def _loop(count: int, fetch: Callable, step: Callable, init: Array) -> Array:
         return step(i, out, *operands)
 
     return loop(count, body, init)
-
-
-def _apart(array: Array) -> Array:
-    """The same array, computed before what uses it and not in each of its terms: XLA fuses nothing across a branch's border."""
-    always = lax.lt(lax.reduce_min(lax.sort(lax.iota(np.int32, 2)), [0]), np.int32(1))  # which XLA does not see
-    return lax.cond(always, lambda a: a, lambda a: lax.full(a.shape, 0, a.dtype), array)
 
 
 def _even(number: int, at_most: int) -> int:
