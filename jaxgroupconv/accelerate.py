@@ -172,7 +172,7 @@ def _function(name: str, spec: ConvSpec, devices: int, platform: str) -> Callabl
         return in_blocks(LOWERINGS[name], spec, lhs, rhs, devices if sliced else 1)
 
     def lower(lhs, rhs):
-        return apart(compute, lhs, rhs) if alone else compute(lhs, rhs)
+        return apart(compute, spec.out_shape, spec.out_dtype, lhs, rhs) if alone else compute(lhs, rhs)
 
     lower.__name__ = f"{MARK}_{name}"
     return jax.jit(lower)

@@ -1,12 +1,12 @@
 """What XLA:CPU must not fuse with what stands around a convolution.
 
-XLA:CPU takes sums, products and slices for cheap: it fuses them into whatever uses them, and computes them again for each use. A
-lowering slices its operands many times, so what made them would be computed for every slice; and the sums that it is would be
-computed for every use of the result. It fuses nothing across the border of a branch.
+XLA:CPU takes sums, products and slices for cheap: it fuses them into whatever uses them, and computes them again for each use.
+A lowering slices its operands many times, so what made them would be computed for every slice; and the sums that it is would
+be computed for every use of the result. It fuses nothing across the border of a branch.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jax import Array, lax
@@ -24,13 +24,7 @@ def worthwhile(name: str, spec: ConvSpec) -> bool:
     return name == "taps" and (spec.short_output or spec.in_channels * terms // spec.phases > MAX_TERMS)
 
 
-def apart(compute: Callable[..., Array], *operands: Array) -> Array:
-    """The same as `compute(*operands)`, with all operands computed before and the result before what uses it."""
+def apart(compute: Callable[..., Array], shape: Sequence[int], dtype: np.dtype, *operands: Array) -> Array:
+    """The same as `compute(*operands)`, of this shape and dtype: all operands before it, and it before what uses it."""
     always = lax.lt(lax.reduce_min(lax.sort(lax.iota(np.int32, 2)), [0]), np.int32(1))  # which XLA does not see
-    result: list[Array] = []  # of the branch that is traced first
-
-    def taken(*operands: Array) -> Array:
-        result.append(compute(*operands))
-        return result[0]
-
-    return lax.cond(always, taken, lambda *_: lax.full(result[0].shape, 0, result[0].dtype), *operands)
+    return lax.cond(always, compute, lambda *_: lax.full(shape, 0, dtype), *operands)

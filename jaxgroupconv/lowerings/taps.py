@@ -113,7 +113,7 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     spec, lhs, rhs = _like_result(spec, lhs, rhs)
     lhs, rhs = pad(spec, lhs), lax.optimization_barrier(rhs)
     if channels * math.prod(spec.window) <= MAX_TERMS or spec.ndim == 1:
-        rhs = apart(lambda w: w, rhs) if scattered else rhs
+        rhs = apart(lambda w: w, rhs.shape, rhs.dtype, rhs) if scattered else rhs
         return _sum(_terms(spec, lhs, rhs))
 
     in_row = math.prod(spec.window[1:])
