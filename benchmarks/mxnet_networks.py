@@ -5,7 +5,8 @@
 MXNet's last release needs an interpreter of its own: Python 3.8 to 3.11 with NumPy below 1.24. Both sides compute the same
 checkpoint on the same input and must agree before a time is taken, gradients in float64 too; then they take turns. MXNet runs
 its symbolic executor, as `Module` does, with its oneDNN operators, or, where those fail (they do on some networks), without;
-JAX the jitted function of `mxnet.to_jax(..., layout="channel-last")`.
+JAX the jitted function of `mxnet.to_jax(..., layout="channel-last")`. In inference both are bound to their parameters: the
+executor holds them, and to JAX they are constants; in the training gradient they are arguments.
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ def _measure(workers: dict[str, Worker], name: str, mode: str, seconds: float, r
             out, pull, aux = jax.vjp(outputs, variables["params"], has_aux=True)
             return out, pull([jax.numpy.asarray(head, dtype) for head in heads])[0], aux
 
-        function = jax.jit(gradient if train else inference, compiler_options=options)
-        return functools.partial(function.lower(variables, inputs).compile(), variables, inputs)
+        function, arguments = (gradient, (variables, inputs)) if train else (functools.partial(inference, variables), (inputs,))
+        return functools.partial(jax.jit(function, compiler_options=options).lower(*arguments).compile(), *arguments)
 
     single = compiled("float32")
 
