@@ -113,7 +113,8 @@ def _disjoint(spec: ConvSpec) -> bool:
 def _dense_gradient(spec: ConvSpec) -> bool:
     if spec.groups > 1 or not spec.short_output or min(spec.batch, spec.out_channels) <= 2:
         return False
-    large = math.prod(spec.window) * max(spec.batch, spec.out_channels) >= 1 << 15
+    positions, strided = math.prod(spec.window), any(step > 1 for step in spec.rhs_dilation)
+    large = positions * max(spec.batch, spec.out_channels) >= 1 << 15 or (strided and positions >= 16 * spec.in_channels)
     return spec.phases > 1 or math.prod(spec.out_size) == 1 or (spec.ndim == 2 and large)
 
 
@@ -186,7 +187,7 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _dense_gradient,
         "matmul",
-        "a dense weight gradient of many channels and positions in two dimensions, or of a dilated input: a product of patches",
+        "a dense weight gradient, large or strided in two dimensions, or of a dilated input: a product of patches",
     ),
     (lambda spec: spec.groups == 1, "native", "one group: a dense convolution"),
     (
