@@ -87,6 +87,11 @@ def test_a_dense_weight_gradient_of_many_positions_is_a_product(size, kernel, pl
     assert (forward.plan.name, dw.plan.name) == ("native", planned)
 
 
+@pytest.mark.parametrize("batch, size, planned", [(1, 64, "matmul"), (2, 64, "matmul"), (32, 14, "native")])
+def test_a_strided_dense_weight_gradient_is_a_product_unless_its_items_are_many(batch, size, planned):
+    assert entries(batch, 16, size, 16, 3, 1, 2)[-1].plan.name == planned
+
+
 def test_wide_groups_are_products_where_a_group_has_64_channels():
     assert [entry.plan.name for entry in entries(1, 512, 14, 512, 3, 8, 1)] == ["matmul", "per_group", "matmul"]
     assert [entry.plan.name for entry in entries(1, 256, 14, 256, 3, 8, 1)] == ["per_group", "per_group", "matmul"]
