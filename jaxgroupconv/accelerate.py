@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from jaxgroupconv.lowerings import LOWERINGS
-from jaxgroupconv.lowerings.apart import apart, worthwhile
+from jaxgroupconv.lowerings.apart import apart
 from jaxgroupconv.lowerings.blocks import in_blocks
 from jaxgroupconv.planner import IMPLEMENTATIONS, PLATFORMS, Plan, choose
 from jaxgroupconv.spec import ConvSpec
@@ -166,16 +166,12 @@ class _Scope:
 def _function(name: str, spec: ConvSpec, devices: int, platform: str) -> Callable[..., Any]:
     """The lowering as a jitted function: traced once for all equations of this spec, and named in the program's text."""
     sliced = name in ("taps", "matmul")  # the others are lax's convolutions, which XLA shares out by itself
-    alone = platform == "cpu" and devices == 1 and worthwhile(name, spec)
-
-    def compute(lhs, rhs):
-        return in_blocks(LOWERINGS[name], spec, lhs, rhs, devices if sliced else 1)
 
     def lower(lhs, rhs):
-        return apart(compute, spec.out_shape, spec.out_dtype, lhs, rhs) if alone else compute(lhs, rhs)
+        return in_blocks(LOWERINGS[name], spec, lhs, rhs, devices if sliced else 1)
 
     lower.__name__ = f"{MARK}_{name}"
-    return jax.jit(lower)
+    return apart(lower) if platform == "cpu" and devices == 1 else jax.jit(lower)
 
 
 def _rule(mlir: Any, platform: str) -> Callable[..., Any]:

@@ -167,3 +167,18 @@ def test_what_makes_a_cotangent_is_computed_once(channels):
     lowered = jax.jit(jgc.accelerate(kernel_gradient)).lower(x, w, x)
     assert ran(lowered.as_text()) == ["taps"]
     assert len(re.findall(r" = \S+ multiply\([^\n]*around", lowered.compile().as_text())) == 1
+
+
+@pytest.mark.parametrize("name", ["taps", "matmul", "per_group"])
+def test_what_makes_an_input_is_computed_once_and_so_is_the_result(name):
+    """Nothing is fused into a lowering, nor a lowering into what uses it: it stays a call in the compiled program."""
+
+    def program(x, w):
+        with jax.named_scope("around"):
+            x = x * 3.0
+        y = conv(x, w)
+        return y - y.mean((2, 3), keepdims=True), y.max((2, 3))
+
+    compiled = jax.jit(jgc.accelerate(name)(program)).lower(X, W).compile().as_text()
+    assert len(re.findall(r" = \S+ multiply\([^\n]*around", compiled)) == 1
+    assert len(re.findall(rf" call\([^\n]*to_apply=%jaxgroupconv_{name}", compiled)) == 1

@@ -26,6 +26,28 @@ def align(array: Array, axes: str, target: str) -> Array:
     return lax.expand_dims(array, missing) if missing else array
 
 
+def regroup(array: Array, parts: Sequence[str], target: Sequence[str], sizes: dict[str, int]) -> Array:
+    """Reorders the letters of axes, each of which is a string of letters that lie together, and groups them anew.
+
+    Letters of size one are nowhere and everywhere: where nothing else moves, the array is reshaped, or the same.
+    """
+    letters, wanted = ([axis for axis in "".join(axes) if sizes[axis] > 1] for axes in (parts, target))
+    if letters != wanted:
+        array = _reshape(array, [sizes[axis] for axis in letters])
+        array = lax.transpose(array, [letters.index(axis) for axis in wanted])
+    return _reshape(array, [math.prod(sizes[axis] for axis in part) for part in target])
+
+
+def merged(layout: str) -> list[str]:
+    """The axes of an operand as lax sees it, each a string of letters: groups lie with the axis that they were split from."""
+    g = layout.index("g")
+    return [*layout[:g], layout[g : g + 2], *layout[g + 2 :]]
+
+
+def _reshape(array: Array, shape: Sequence[int]) -> Array:
+    return array if array.shape == tuple(shape) else lax.reshape(array, shape)
+
+
 def contract(
     a: Array, a_axes: str, b: Array, b_axes: str, batch: str = "", merge: bool = True, **options: Any
 ) -> tuple[Array, str]:

@@ -12,7 +12,21 @@ from typing import Any
 import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.geometry import Lower, align, by_phase, contract, divisor, loop, pad, put_at, take, take_at
+from jaxgroupconv.lowerings.geometry import (
+    Lower,
+    align,
+    by_phase,
+    contract,
+    divisor,
+    loop,
+    merged,
+    pad,
+    put_at,
+    regroup,
+    spatial_slices,
+    take,
+    take_at,
+)
 from jaxgroupconv.spec import ConvSpec, Sizes
 
 MAX_PATCHES = 64
@@ -32,19 +46,39 @@ def why_not(spec: ConvSpec) -> str | None:
 
 def lower(spec: ConvSpec, lhs: Array, rhs: Array, compute: Lower | None = None) -> Array:
     """Computes the convolution (negative padding cropped before)."""
-    compute = compute or _in_blocks
     if spec.disjoint:
         return _over_inputs(spec, *spec.split(lhs, rhs))
+    if compute is None and math.prod(spec.out_size if spec.short_output else spec.window) == 1 and spec.phases == 1:
+        return _over_positions(spec, lhs, rhs)
     if any(d > 1 for d in spec.lhs_dilation):
         return by_phase(functools.partial(lower, compute=compute), spec, lhs, rhs)
     relaid, x, w = _relaid(spec, *spec.split(lhs, rhs))
-    out = align(compute(relaid, x, w), relaid.out_layout, spec.out_layout)
+    out = align((compute or _in_blocks)(relaid, x, w), relaid.out_layout, spec.out_layout)
     return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
 
 
 def lower_shared(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The same without a loop, whose slices would gather items and groups that are shared out among devices."""
     return lower(spec, lhs, rhs, functools.partial(_over_patches, merge=False))
+
+
+def _over_positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """One product without patches, for a kernel of size one, or a weight gradient whose result is of size one."""
+    axes, s = spec.lhs_layout.replace("g", ""), spec.spatial
+    count, step = (spec.window, spec.rhs_dilation) if spec.short_output else (spec.out_size, spec.strides)
+    lhs = pad(dataclasses.replace(spec, lhs_layout=axes), lhs)
+    lhs = take(lhs, axes, **spatial_slices((0,) * spec.ndim, count, step))
+    own, summed = ("n", f"c{s}") if spec.short_output else (f"n{s}", "c")
+    minor = spec.lhs_layout.endswith(s)
+    x_axes = ["g", own, summed] if minor == spec.short_output else ["g", summed, own]
+    w_axes, out_axes = (["g", "o", summed], ["g", "o", own]) if minor else (["g", summed, "o"], ["g", own, "o"])
+    x = regroup(lhs, merged(spec.lhs_layout), x_axes, spec.sizes(count)), [x_axes.index(summed)]
+    w = regroup(rhs, merged(spec.rhs_layout), w_axes, spec.sizes(spec.window)), [w_axes.index(summed)]
+    (a, a_summed), (b, b_summed) = (w, x) if minor else (x, w)
+    numbers = (a_summed, b_summed), ([0], [0])
+    out = lax.dot_general(a, b, numbers, precision=spec.precision, preferred_element_type=spec.compute_dtype)
+    out = lax.convert_element_type(out, spec.out_dtype)
+    return regroup(out, out_axes, merged(spec.out_layout), spec.sizes(spec.out_size))
 
 
 def _relaid(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Array]:
@@ -64,7 +98,7 @@ def _in_blocks(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """A loop over blocks: one item, some groups and some rows of the result (of a weight gradient: of the window) at a time."""
     axes, dtype = spec.out_layout, spec.compute_dtype if spec.short_output else spec.out_dtype
     block, counts = _block(spec)
-    if math.prod(counts) == 1 or math.prod(spec.out_size if spec.short_output else spec.window) == 1:
+    if math.prod(counts) == 1:
         return _over_patches(spec, lhs, rhs)
 
     def step(i: Any, out: Array) -> Array:

@@ -113,7 +113,7 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     spec, lhs, rhs = _like_result(spec, lhs, rhs)
     lhs, rhs = pad(spec, lhs), lax.optimization_barrier(rhs)
     if channels * math.prod(spec.window) <= MAX_TERMS or spec.ndim == 1:
-        rhs = apart(lambda w: w, rhs.shape, rhs.dtype, rhs) if scattered else rhs
+        rhs = apart(lax.optimization_barrier)(rhs) if scattered else rhs
         return _sum(_terms(spec, lhs, rhs))
 
     in_row = math.prod(spec.window[1:])
@@ -254,14 +254,15 @@ def _column(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     layout, axes = _product_layout(spec), _sums_layout(spec)
     items, height = (rhs.shape[layout.index(axis)] for axis in "c0")
     block, zeros, terms = _block_height(spec, items, height), (0,) * spec.ndim, []
+    own = {"n": spec.batch, "o": spec.out_channels}
+    lhs, rhs = (_spread(a, [own.get(axis, size) for axis, size in zip(layout, a.shape, strict=True)]) for a in (lhs, rhs))
     for x_item, w_item in zip(pieces(lhs, layout, "c"), pieces(rhs, layout, "c"), strict=True):
         x_blocks, w_blocks = pieces(x_item, layout, "0", block * spec.rhs_dilation[0]), pieces(w_item, layout, "0", block)
         for x, w in zip(x_blocks, w_blocks, strict=True):
             if any(d > 1 for d in spec.rhs_dilation):  # last of all, since XLA copies a strided slice that has several uses
                 counts = [w.shape[layout.index(axis)] for axis in spec.spatial]
                 x = take(x, layout, **spatial_slices(zeros, counts, spec.rhs_dilation))
-            shape = [max(sizes) for sizes in zip(x.shape, w.shape, strict=True)]
-            terms.append(_taller(lax.mul(_spread(x, shape), _spread(w, shape)), block, layout.index("0")))
+            terms.append(_taller(lax.mul(x, w), block, layout.index("0")))
     total = _sum(terms)
     sizes = dict(zip(layout, total.shape, strict=True)) | {"k": 1}
     return lax.reshape(total, [sizes[axis] for axis in axes])
@@ -303,16 +304,14 @@ def _kept_axes(spec: ConvSpec) -> str:
 def _loop(count: int, fetch: Callable, step: Callable, init: Array) -> Array:
     """A loop over slices of the operands: `out = step(i, out, *fetch(i))`.
 
-    XLA would fuse slicing at a dynamic position into every term, which is no vector loop any more. It fuses nothing across the
-    border of a branch, so the slices are taken in one, whose condition always holds. And it runs a loop on one core alone if it
-    takes it for small (JAX 0.12), which it does not with a loop that sorts: so i is the least of two sorted numbers.
+    XLA would fuse slicing at a dynamic position into every term, which is no vector loop any more; so the slices are taken
+    apart. And it runs a loop on one core alone if it takes it for small (JAX 0.12), but not one that sorts: so i is the least
+    of two sorted numbers.
     """
-    slices = jax.eval_shape(fetch, np.int32(0))
 
     def body(i: Any, out: Array) -> Array:
         i = lax.reduce_min(lax.sort(lax.add(lax.iota(np.int32, 2), i)), [0])
-        operands = lax.cond(lax.lt(i, np.int32(count)), fetch, lambda _: [lax.full(s.shape, 0, s.dtype) for s in slices], i)
-        return step(i, out, *operands)
+        return step(i, out, *apart(fetch)(i))
 
     return loop(count, body, init)
 
