@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from jaxgroupconv.lowerings import LOWERINGS
-from jaxgroupconv.lowerings.apart import apart
+from jaxgroupconv.lowerings.apart import apart, worthwhile
 from jaxgroupconv.lowerings.blocks import in_blocks
 from jaxgroupconv.planner import IMPLEMENTATIONS, PLATFORMS, Plan, choose
 from jaxgroupconv.spec import ConvSpec
@@ -171,7 +171,8 @@ def _function(name: str, spec: ConvSpec, devices: int, platform: str) -> Callabl
         return in_blocks(LOWERINGS[name], spec, lhs, rhs, devices if sliced else 1)
 
     lower.__name__ = f"{MARK}_{name}"
-    return apart(lower) if platform == "cpu" and devices == 1 else jax.jit(lower)
+    kept = platform == "cpu" and devices == 1 and worthwhile(name, spec)
+    return apart(lower) if kept else jax.jit(lower)
 
 
 def _rule(mlir: Any, platform: str) -> Callable[..., Any]:

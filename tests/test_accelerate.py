@@ -171,7 +171,7 @@ def test_what_makes_a_cotangent_is_computed_once(channels):
 
 @pytest.mark.parametrize("name", ["taps", "matmul", "per_group"])
 def test_what_makes_an_input_is_computed_once_and_so_is_the_result(name):
-    """Nothing is fused into a lowering, nor a lowering into what uses it: it stays a call in the compiled program."""
+    """Nothing is fused into a lowering, nor a lowering into what uses it: it stays a call (but for a sum of few terms)."""
 
     def program(x, w):
         with jax.named_scope("around"):

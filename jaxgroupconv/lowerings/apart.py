@@ -6,12 +6,22 @@ be computed for every use of the result. It fuses nothing across the border of a
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from jaxgroupconv.spec import ConvSpec
+
+MAX_TERMS = 16  # of a sum that is left open: no dearer to compute again than to read, and cheap to fuse into an activation
 _INLINED = "inlineable"  # XLA's attribute of calls
+
+
+def worthwhile(name: str, spec: ConvSpec) -> bool:
+    """Whether a lowering is better kept apart: all but a short sum."""
+    terms = spec.in_channels * math.prod(spec.window) // spec.phases
+    return name != "taps" or spec.short_output or terms > MAX_TERMS
 
 
 def apart(compute: Callable[..., Any]) -> Callable[..., Any]:
