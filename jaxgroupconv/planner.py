@@ -74,8 +74,21 @@ def _channel_last(spec: ConvSpec) -> bool:
 
 
 def _thin_dense(spec: ConvSpec) -> bool:
+    """One group of few input channels, as of images."""
     terms = spec.in_channels * math.prod(spec.window)
-    return math.prod(spec.window) > 1 and terms <= 64 and spec.out_channels <= 16 and spec.phases == 1 and not spec.short_output
+    return math.prod(spec.window) > 1 and terms <= 75 and spec.phases == 1 and not spec.short_output
+
+
+def _thin_dense_products(spec: ConvSpec) -> bool:
+    strided = any(stride > 1 for stride in spec.strides)
+    few = spec.ndim == 2 and spec.batch <= 2 and not _channel_last(spec)
+    return few and _thin_dense(spec) and spec.out_channels > (16 if strided else 32)
+
+
+def _thin_dense_sums(spec: ConvSpec) -> bool:
+    short = spec.in_channels * math.prod(spec.window) <= 64
+    plain = spec.ndim == 2 and (_channel_last(spec) or all(stride == 1 for stride in spec.strides))
+    return _thin_dense(spec) and short and (plain or spec.out_channels <= 16)
 
 
 def _volumetric_sums(spec: ConvSpec) -> bool:
@@ -165,9 +178,16 @@ def _thin_dilated(spec: ConvSpec) -> bool:
 # (applies, name, reason); benchmarks/run.py --lowerings measures what the bounds rest on.
 _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
-        lambda spec: spec.groups == 1 and _thin_dense(spec),
+        lambda spec: spec.groups == 1 and _thin_dense_products(spec),
+        "matmul",
+        "one group of at most 75 terms in two dimensions, channel-first, of one or two items, strided or with more than 32 output "
+        "channels: matrix products of patches",
+    ),
+    (
+        lambda spec: spec.groups == 1 and _thin_dense_sums(spec),
         "taps",
-        "one group of at most 64 terms and 16 output channels: sums over the kernel's taps",
+        "one group of at most 64 terms, in two dimensions channel-last or unstrided, or with at most 16 output "
+        "channels: sums over the kernel's taps",
     ),
     (
         _volumetric_sums,

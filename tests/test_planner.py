@@ -76,7 +76,7 @@ def test_weight_gradients_that_lax_is_slow_at_are_planned(shape):
     assert dw.plan.name != "native", f"{dw.spec}: {dw.plan.reason}"
 
 
-@pytest.mark.parametrize("kernel", [(64, 64, 3, 3), (64, 3, 7, 7), (32, 3, 3, 3), (8, 4, 1, 1)], ids=str)
+@pytest.mark.parametrize("kernel", [(64, 64, 3, 3), (64, 3, 7, 7), (64, 16, 3, 3), (8, 4, 1, 1)], ids=str)
 def test_a_dense_convolution_is_left_to_lax(kernel):
     assert plan(Case("", (1, kernel[1], 56, 56), kernel).spec, "cpu").name == "native"
 
@@ -117,6 +117,24 @@ def test_a_transposed_convolution_of_disjoint_blocks_is_one_product():
 def test_a_dense_convolution_of_few_channels_is_planned(kernel):
     """The patches that lax makes cost more than the products."""
     assert plan(Case("", (1, kernel[1], 56, 56), kernel).spec, "cpu").name == "taps"
+
+
+@pytest.mark.parametrize(
+    "channels, size, stride, batch, channel_first, channel_last",
+    [
+        (32, 3, 1, 1, "taps", "taps"),
+        (32, 3, 2, 1, "matmul", "taps"),
+        (64, 3, 1, 1, "matmul", "taps"),
+        (64, 3, 1, 8, "taps", "taps"),
+        (32, 3, 2, 8, "native", "taps"),
+        (64, 5, 2, 1, "matmul", "native"),
+    ],
+)
+def test_the_first_layer_of_an_image_network_is_planned(channels, size, stride, batch, channel_first, channel_last):
+    x, w = (batch, 3, 96, 96), (channels, 3, size, size)
+    for layouts, planned in ((("NCHW", "OIHW", "NCHW"), channel_first), (("NHWC", "OIHW", "NHWC"), channel_last)):
+        shape = tuple(x["NCHW".index(axis)] for axis in layouts[0])
+        assert plan(Case("", shape, w, strides=(stride, stride), layouts=layouts).spec, "cpu").name == planned
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
