@@ -180,13 +180,13 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         lambda spec: spec.groups == 1 and _thin_dense_products(spec),
         "matmul",
-        "one group of at most 75 terms in two dimensions, channel-first, of one or two items, strided or with more than 32 output "
+        "one group of at most 75 terms in 2-D, channel-first, one or two items, strided or with more than 32 output "
         "channels: matrix products of patches",
     ),
     (
         lambda spec: spec.groups == 1 and _thin_dense_sums(spec),
         "taps",
-        "one group of at most 64 terms, in two dimensions channel-last or unstrided, or with at most 16 output "
+        "one group of at most 64 terms, in 2-D channel-last or unstrided, or with at most 16 output "
         "channels: sums over the kernel's taps",
     ),
     (

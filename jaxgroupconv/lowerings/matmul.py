@@ -48,10 +48,10 @@ def lower(spec: ConvSpec, lhs: Array, rhs: Array, compute: Lower | None = None) 
     """Computes the convolution (negative padding cropped before)."""
     if spec.disjoint:
         return _over_inputs(spec, *spec.split(lhs, rhs))
-    if compute is None and math.prod(spec.out_size if spec.short_output else spec.window) == 1 and spec.phases == 1:
-        return _over_positions(spec, lhs, rhs)
     if any(d > 1 for d in spec.lhs_dilation):
         return by_phase(functools.partial(lower, compute=compute), spec, lhs, rhs)
+    if compute is None and math.prod(spec.out_size if spec.short_output else spec.window) == 1:
+        return _over_positions(spec, lhs, rhs)
     relaid, x, w = _relaid(spec, *spec.split(lhs, rhs))
     out = align((compute or _in_blocks)(relaid, x, w), relaid.out_layout, spec.out_layout)
     return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
