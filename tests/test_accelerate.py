@@ -170,7 +170,7 @@ def test_what_makes_a_cotangent_is_computed_once(channels):
     assert len(re.findall(r" = \S+ multiply\([^\n]*around", lowered.compile().as_text())) == 1
 
 
-@pytest.mark.parametrize("name", ["taps", "matmul", "per_group"])
+@pytest.mark.parametrize("name", ["taps", "matmul"])
 def test_what_makes_an_input_is_computed_once_and_so_is_the_result(name):
     """Nothing is fused into a lowering, nor a lowering into what uses it: it stays a call (but for a sum of few terms)."""
 

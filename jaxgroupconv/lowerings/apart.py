@@ -19,9 +19,9 @@ _INLINED = "inlineable"  # XLA's attribute of calls
 
 
 def worthwhile(name: str, spec: ConvSpec) -> bool:
-    """Whether a lowering is better kept apart: all but a short sum."""
+    """Whether a lowering is better kept apart: patches, and all but a short sum. Nothing is fused to lax's convolutions."""
     terms = spec.in_channels * math.prod(spec.window) // spec.phases
-    return name != "taps" or spec.short_output or terms > MAX_TERMS
+    return name == "matmul" or (name == "taps" and (spec.short_output or terms > MAX_TERMS))
 
 
 def apart(compute: Callable[..., Any]) -> Callable[..., Any]:
