@@ -11,8 +11,8 @@ import jax
 from jax import lax
 from jax.sharding import AxisType
 
-from jaxgroupconv.accelerate import chosen, requested, spec_of, unknown
-from jaxgroupconv.planner import Plan
+from jaxgroupconv.accelerate import requested, unknown
+from jaxgroupconv.planner import Plan, choose
 from jaxgroupconv.spec import ConvSpec
 
 
@@ -144,7 +144,7 @@ def _entries(jaxpr: Any, place: _Place) -> Iterator[Entry]:
 def _entry(eqn: Any, place: _Place) -> Entry:
     implementation = requested(getattr(eqn, "ctx", None))
     lhs, rhs, out = (v.aval for v in (*eqn.invars, *eqn.outvars))
-    spec = spec_of(lhs, rhs, out, eqn.params)
+    spec = ConvSpec.from_equation(lhs, rhs, out, eqn.params)
     if (lacks := unknown()) is not None:
         plan = Plan("native", f"this JAX is not known ({lacks})")
     elif implementation is None:
@@ -152,7 +152,7 @@ def _entry(eqn: Any, place: _Place) -> Entry:
     elif spec is None:
         plan = Plan("native", "a size is symbolic")
     else:
-        plan = chosen(spec, implementation, place.platform, place.partitioned)
+        plan = choose(spec, implementation, place.platform, place.partitioned)
     role = _role(place.names_of(eqn), eqn.params)
     return Entry(spec, plan, implementation is not None, place.count, _source(eqn) or place.source, role)
 

@@ -59,14 +59,30 @@ def plan(spec: ConvSpec, platform: str) -> Plan:
     return Plan("native", "every other lowering refuses")
 
 
-def choose(spec: ConvSpec, implementation: str, platform: str) -> Plan:
-    """The lowering that is used under any `implementation`: a forced name where it accepts the spec, the plan elsewhere."""
+def choose(spec: ConvSpec, implementation: str, platform: str, partitioned: bool = False) -> Plan:
+    """The lowering that is used under any `implementation`: a forced name where it accepts the spec, the plan elsewhere.
+
+    Where XLA shares a program out among devices (`partitioned`), a plan that would gather their shards is replaced.
+    """
     if implementation == "auto":
-        return plan(spec, platform)
-    if (refusal := LOWERINGS[implementation].why_not(spec)) is None:
+        chosen = plan(spec, platform)
+    elif (refusal := LOWERINGS[implementation].why_not(spec)) is None:
         return Plan(implementation, "asked for")
-    planned = plan(spec, platform)
-    return Plan(planned.name, f"{implementation} refuses: {refusal}; {planned.reason}")
+    else:
+        planned = plan(spec, platform)
+        chosen = Plan(planned.name, f"{implementation} refuses: {refusal}; {planned.reason}")
+    return _without_gathering(spec, chosen) if partitioned and chosen.name != "native" else chosen
+
+
+def _without_gathering(spec: ConvSpec, chosen: Plan) -> Plan:
+    if spec.groups == 1:
+        return Plan("native", "one group on several devices: XLA's partitioner knows lax's own lowering best")
+    over_batch = spec.short_output or "gn" in spec.lhs_layout  # a weight gradient: its sums are over the batch
+    if chosen.name not in ("per_group", "feature_groups") and not (chosen.name == "taps" and over_batch):
+        return chosen
+    products = LOWERINGS["matmul"].why_not(spec) is None and (spec.short_output or not over_batch)  # else a sum for each row
+    name = "matmul" if products else "native"
+    return Plan(name, f"on several devices, where {chosen.name} would gather the shards")
 
 
 def _channel_last(spec: ConvSpec) -> bool:

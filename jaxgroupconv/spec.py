@@ -235,6 +235,16 @@ class ConvSpec:
             precision=precision,
         )
 
+    @classmethod
+    def from_equation(cls, lhs: Any, rhs: Any, out: Any, params: dict[str, Any]) -> ConvSpec | None:
+        """The spec of an equation from its abstract values and parameters; None if a size is symbolic."""
+        geometry = {name: value for name, value in params.items() if name not in ("preferred_element_type", "out_sharding")}
+        dtypes = {"lhs_dtype": lhs.dtype, "rhs_dtype": rhs.dtype, "out_dtype": out.dtype}
+        try:
+            return cls.from_lax(lhs.shape, rhs.shape, **geometry, **dtypes)
+        except TypeError:  # or a parameter is not known; with such parameters nothing is attached
+            return None
+
     def lax_params(self) -> dict[str, Any]:
         """The parameters with which `lax.conv_general_dilated` computes this spec: the inverse of `from_lax`."""
         batch_groups = self.lhs_layout[self.lhs_layout.index("g") + 1] == "n"

@@ -32,13 +32,13 @@ def outside(text):
 @contextlib.contextmanager
 def recorded():
     """The (spec, lowering) of each equation that is planned meanwhile, for programs whose text is out of reach."""
-    module, found = importlib.import_module("jaxgroupconv.accelerate"), []
+    module, found = importlib.import_module("jaxgroupconv.rules"), []
 
-    def chosen(spec, *args, original=module.chosen):
+    def choose(spec, *args, original=module.choose):
         plan = original(spec, *args)
         found.append((spec, plan.name))
         return plan
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "chosen", chosen)
+        patch.setattr(module, "choose", choose)
         yield found

@@ -13,11 +13,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.apart import apart
+from jaxgroupconv.lowerings.calls import apart, shared
 from jaxgroupconv.lowerings.geometry import (
     align,
     by_phase,
@@ -157,7 +156,7 @@ def _terms(spec: ConvSpec, lhs: Array, rhs: Array) -> list[Array]:
     return terms
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@shared
 def _row_of_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The sum of the products for one row of the kernel. Traced once for all rows and channels."""
     shape, terms = spec.shape(spec.out_layout, spec.out_size), []
@@ -231,7 +230,7 @@ def _positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     return _loop(spec.out_size[0], fetch, store, lax.full((spec.out_size[0] * len(rest), *kept), 0, lhs.dtype))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@shared
 def _row(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The sums for one row of output positions; its axes are one of length one and `_kept_axes`. Traced once for all rows."""
     layout, axes, last = _product_layout(spec), _sums_layout(spec), str(spec.ndim - 1)
@@ -248,7 +247,7 @@ def _row(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     return align(product, left, "0" + _kept_axes(spec))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@shared
 def _column(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The sum of products for one output position, over the items of c and blocks of rows. Traced once for all positions."""
     layout, axes = _product_layout(spec), _sums_layout(spec)

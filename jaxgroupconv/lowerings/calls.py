@@ -1,13 +1,15 @@
-"""What XLA:CPU must not fuse with what stands around it.
+"""The functions that a lowering calls: parts that are traced once, and parts that XLA must not fuse with what is around them.
 
 XLA:CPU takes sums, products and slices for cheap: it fuses them into whatever uses them, and computes them again for each use.
 A lowering slices its operands many times, so what made them would be computed for every slice; and the sums that it is would
 be computed for every use of the result. It fuses nothing across the border of a call, but it inlines calls, unless told not to.
+
+Arrays that belong to a program which is being written (`rules.py`) have a `writer`, which writes the call; others are traced.
 """
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +28,11 @@ def worthwhile(name: str, spec: ConvSpec) -> bool:
 
 def apart(compute: Callable[..., Any]) -> Callable[..., Any]:
     """The same function as a call that XLA keeps: its operands are computed before it, and it before what uses it."""
+    return call(compute, kept=True)
+
+
+def call(compute: Callable[..., Any], kept: bool) -> Callable[..., Any]:
+    """The same function as one of the program's functions, of its name; `kept`: XLA may not inline it."""
     from jax.experimental.xla_metadata import set_xla_metadata  # a JAX without it does not plan, and does not come here
 
     @functools.wraps(compute)
@@ -36,8 +43,30 @@ def apart(compute: Callable[..., Any]) -> Callable[..., Any]:
     jitted = jax.jit(inside)
 
     @functools.wraps(compute)
-    def call(*operands: Any) -> Any:
-        with set_xla_metadata(**{_INLINED: "false"}):
+    def called(*operands: Any) -> Any:
+        attributes = {_INLINED: "false"} if kept else {}
+        if (writer := _writer(operands)) is not None:
+            return writer.call(compute, operands, compute.__name__, **attributes)
+        with set_xla_metadata(**attributes):
             return jitted(*operands)
 
-    return call
+    return called
+
+
+def shared(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """`compute(spec, *arrays)` as a function that is traced once for all equal specs and shapes."""
+    jitted = jax.jit(compute, static_argnums=0)
+
+    @functools.wraps(compute)
+    def called(spec: ConvSpec, *arrays: Any) -> Any:
+        if (writer := _writer(arrays)) is not None:
+            return writer.call(functools.partial(compute, spec), arrays, compute.__name__, key=(compute, spec))
+        return jitted(spec, *arrays)
+
+    return called
+
+
+def _writer(arrays: Sequence[Any]) -> Any:
+    """What writes the program that all of these arrays belong to, if there is one."""
+    writers = {id(writer): writer for writer in (getattr(array, "writer", None) for array in arrays)}
+    return writers.popitem()[1] if len(writers) == 1 else None

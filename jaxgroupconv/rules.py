@@ -1,0 +1,223 @@
+"""The lowering rules that plan marked convolutions: the only file that touches JAX's interpreters.
+
+JAX lowers a program equation by equation. Where it comes to a convolution, the rule chooses a lowering and writes its
+operations into the program's text, each as soon as it is bound: a jaxpr between, read only once, would take as long again.
+"""
+
+import functools
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.core import Trace, Tracer
+from jax.extend.core import set_current_trace
+from jax.extend.mlir.dialects import func
+from jax.interpreters import mlir
+
+from jaxgroupconv.lowerings import LOWERINGS
+from jaxgroupconv.lowerings.blocks import in_blocks
+from jaxgroupconv.lowerings.calls import call, worthwhile
+from jaxgroupconv.planner import PLATFORMS, choose
+from jaxgroupconv.spec import ConvSpec
+
+ir = mlir.ir
+
+
+def attach(prefix: str, requested: Callable[[Any], str | None], give_up: Callable[[Exception], None]) -> None:
+    """Wraps lax's lowering rules, all or none of them.
+
+    Args:
+      prefix: of the names of functions in the program's text.
+      requested: gives the implementation that an equation's context asks for, or None.
+      give_up: is told what went wrong; from then on nothing should be requested.
+    """
+    rules = {platform: _rule(platform, prefix, requested, give_up) for platform in PLATFORMS}
+    for platform, rule in rules.items():
+        mlir.register_lowering(lax.conv_general_dilated_p, rule, platform=platform)
+
+
+def check(mark: str, set_mark: Callable[..., Any]) -> None:
+    """Raises if JAX has no more what the rules will need when they run, or if the mark does not reach an equation."""
+    needed = {"avals_in", "avals_out", "jaxpr_eqn_ctx", "module_context"} - set(mlir.LoweringRuleContext.__dataclass_fields__)
+    if needed:
+        raise AttributeError(f"LoweringRuleContext lacks {sorted(needed)}")
+    for owner, name in (
+        (mlir, "ir_constant"),
+        (mlir, "register_lowering"),
+        (mlir.LoweringRuleContext, "replace"),
+        (jax.sharding, "auto_axes"),
+        (jax.sharding, "AxisType"),
+        (Trace, "process_primitive"),
+        (func, "FuncOp"),
+        (func, "CallOp"),
+        (lax.conv_general_dilated_p, "abstract_eval"),
+    ):
+        getattr(owner, name)
+    x = jax.ShapeDtypeStruct((1, 1, 1), np.dtype(np.float32))
+    with set_mark(**{mark: "native"}):
+        jaxpr = jax.make_jaxpr(lambda x: lax.conv_general_dilated(x, x, (1,), "VALID"))(x)
+    eqn = jaxpr.jaxpr.eqns[-1]
+    if (eqn.ctx.xla_metadata or {}).get(mark) != "native":
+        raise AttributeError("the mark does not reach the equation")
+    if ConvSpec.from_equation(eqn.invars[0].aval, eqn.invars[1].aval, eqn.outvars[0].aval, eqn.params) is None:
+        raise TypeError(f"a convolution's parameters are {', '.join(eqn.params)}")
+
+
+def _rule(platform: str, prefix: str, requested: Callable[[Any], str | None], give_up: Callable[[Exception], None]) -> Any:
+    """Lax's lowering rule of one platform, with the planner before it."""
+    original = _rule_of(lax.conv_general_dilated_p, platform)
+
+    def rule(ctx, lhs, rhs, **params):
+        if _thread.lowering:  # a lowering's own convolutions are lax's
+            return original(ctx, lhs, rhs, **params)
+        try:
+            implementation = requested(ctx.jaxpr_eqn_ctx)
+            (x, w), (out,) = ctx.avals_in, ctx.avals_out
+            spec = ConvSpec.from_equation(x, w, out, params) if implementation else None
+            devices = _devices(ctx.module_context.axis_context) if spec else 1
+        except Exception as error:  # what cannot be tried before something is lowered
+            give_up(error)
+            return original(ctx, lhs, rhs, **params)
+        if spec is None or implementation is None:
+            return original(ctx, lhs, rhs, **params)
+        name = choose(spec, implementation, platform, devices > 1).name
+        if name == "native" and all(p >= 0 for pair in spec.padding for p in pair):
+            return original(ctx, lhs, rhs, **params)
+        mesh = getattr(getattr(out, "sharding", None), "mesh", None)
+        explicit = mesh is not None and jax.sharding.AxisType.Explicit in getattr(mesh, "axis_types", ())
+        if getattr(ctx.module_context.axis_context, "manual_axes", ()):  # the lowering need not prove what varies over them
+            ctx = ctx.replace(avals_in=[type(aval)(aval.shape, aval.dtype) for aval in (x, w)])
+        kept = platform == "cpu" and devices == 1 and worthwhile(name, spec)
+        lower = call(_lowering(name, spec, devices, f"{prefix}_{name}"), kept)
+        _thread.lowering = True
+        try:
+            if explicit:
+                lower = jax.sharding.auto_axes(lower, out_sharding=out.sharding)
+            results, _ = _Writer(ctx, platform).write(lower, (lhs, rhs), ctx.avals_in)
+            return [result.value for result in results]
+        finally:
+            _thread.lowering = False
+
+    return rule
+
+
+class _Thread(threading.local):
+    lowering = False  # inside of a planned lowering
+
+
+_thread = _Thread()
+
+
+def _lowering(name: str, spec: ConvSpec, devices: int, called: str) -> Callable[..., Any]:
+    """The lowering of a spec as a function of the operands."""
+    sliced = name in ("taps", "matmul")  # the others are lax's convolutions, which XLA shares out by itself
+
+    def lower(lhs, rhs):
+        return in_blocks(LOWERINGS[name], spec, lhs, rhs, devices if sliced else 1)
+
+    lower.__name__ = called
+    return lower
+
+
+def _devices(axes: Any) -> int:
+    """How many devices share out what is lowered by XLA's partitioner, not by shard_map or pmap."""
+    if (mesh := getattr(axes, "mesh", None)) is not None:
+        return math.prod(size for name, size in mesh.shape.items() if name not in axes.manual_axes)
+    return axes.num_devices
+
+
+def _rule_of(primitive: Any, platform: str) -> Callable[..., Any]:
+    """JAX's lowering rule of a primitive."""
+    entry = mlir._platform_specific_lowerings[platform].get(primitive) or mlir._lowerings[primitive]
+    return getattr(entry, "rule", entry)
+
+
+@functools.lru_cache(maxsize=4096)
+def _results(primitive: Any, avals: tuple[Any, ...], params: tuple[tuple[str, Any], ...]) -> list[Any]:
+    """The abstract values of an operation's results. A lowering repeats most of its operations."""
+    found, _ = primitive.abstract_eval(*avals, **dict(params))
+    return found if primitive.multiple_results else [found]
+
+
+class _Array(Tracer):
+    """An array of the program: a value of its text."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, writer: Any, value: Any, aval: Any) -> None:
+        super().__init__(writer, aval)
+        self.value = value
+
+    @property
+    def writer(self) -> Any:
+        """What writes the program."""
+        return self._trace
+
+
+class _Writer(Trace):
+    """Writes each operation where it is bound, as JAX's own lowering of a jaxpr would; of calls, see `lowerings/calls.py`."""
+
+    __slots__ = ("context", "platform", "functions")
+
+    def __init__(self, context: Any, platform: str, functions: dict[Any, Any] | None = None) -> None:
+        super().__init__()
+        self.context, self.platform = context, platform
+        self.functions = {} if functions is None else functions  # the shared ones: name, types and structure of the results
+
+    def write(self, compute: Callable[..., Any], values: Sequence[Any], avals: Sequence[Any]) -> tuple[list[Any], Any]:
+        """Writes what a function computes of some values: its results, flat, and their structure."""
+        with set_current_trace(self):
+            results, structure = jax.tree.flatten(compute(*map(self._array, values, avals)))
+            return [x if isinstance(x, _Array) else self._array(self._value(x), jax.typeof(x)) for x in results], structure
+
+    def process_primitive(self, primitive: Any, operands: Sequence[Any], params: dict[str, Any], /) -> Any:
+        """Writes one operation, by JAX's rule for it."""
+        avals = tuple(map(jax.typeof, operands))
+        found = _results(primitive, avals, tuple(params.items()))
+        context = self.context.replace(primitive=primitive, avals_in=avals, avals_out=found)
+        values = _rule_of(primitive, self.platform)(context, *map(self._value, operands), **params)
+        results = list(map(self._array, [values] if isinstance(values, ir.Value) else values, found))
+        return results if primitive.multiple_results else results[0]
+
+    def call(self, compute: Callable[..., Any], operands: Sequence[Any], name: str, key: Any = None, **attributes: str) -> Any:
+        """Writes a call of a function, and the function, if none of this key and these operands is written already."""
+        values, avals = [self._value(x) for x in operands], [jax.typeof(x) for x in operands]
+        key = (key, *((aval.shape, aval.dtype) for aval in avals))
+        if key not in self.functions or key[0] is None:
+            self.functions[key] = self._function(compute, name, values, avals)
+        symbol, results, structure = self.functions[key]
+        call = func.CallOp([x.value.type for x in results], ir.FlatSymbolRefAttr.get(symbol), values)
+        if attributes:
+            texts = {name: ir.StringAttr.get(text) for name, text in attributes.items()}
+            call.operation.attributes["mhlo.frontend_attributes"] = ir.DictAttr.get(texts)
+        return jax.tree.unflatten(
+            structure, [self._array(value, x.aval) for value, x in zip(call.results, results, strict=True)]
+        )
+
+    def _function(self, compute: Callable[..., Any], name: str, values: Sequence[Any], avals: Sequence[Any]) -> tuple:
+        """Writes a function; its symbol, its results and their structure."""
+        module, types = self.context.module_context, [value.type for value in values]
+        function = func.FuncOp(name, (types, []), visibility="private", ip=module.ip)
+        module.symbol_table.insert(function)
+        with ir.InsertionPoint(function.add_entry_block()):
+            writer = _Writer(self.context, self.platform, self.functions)
+            results, structure = writer.write(compute, function.arguments, avals)
+            func.ReturnOp([x.value for x in results])
+        whole = ir.FunctionType.get(types, [x.value.type for x in results])
+        function.attributes["function_type"] = ir.TypeAttr.get(whole)
+        return function.sym_name.value, results, structure
+
+    def _array(self, value: Any, aval: Any) -> _Array:
+        return _Array(self, value[0] if isinstance(value, (tuple, list)) else value, aval)
+
+    def _value(self, operand: Any) -> Any:
+        """The value of an array of this program, or a constant's."""
+        if isinstance(operand, _Array):
+            if operand.writer is not self:
+                raise TypeError("a function of the program uses an array of another that is not among its operands")
+            return operand.value
+        return mlir.ir_constant(np.asarray(operand, jax.typeof(operand).dtype))
