@@ -137,18 +137,24 @@ def spatial_slices(starts: Sequence[int], counts: Sequence[int], steps: Sequence
     }
 
 
+def axes_of(array: Array, layout: str) -> str:
+    """The axes of an operand or result, whose group axis is split off or, as lax sees it, merged with the next."""
+    return layout if array.ndim == len(layout) else layout.replace("g", "")
+
+
 def crop(spec: ConvSpec, lhs: Array) -> tuple[ConvSpec, Array]:
     """Turns negative padding into a smaller input (and what a dilated input leaves of it into padding)."""
     if all(p >= 0 for pair in spec.padding for p in pair):
         return spec, lhs
-    merged, slices, padding, sizes = spec.lhs_layout.replace("g", ""), {}, [], []
+    slices, padding, sizes = {}, [], []
     for axis, ((low, high), dilation, size) in enumerate(zip(spec.padding, spec.lhs_dilation, spec.in_size, strict=True)):
         drop_low, drop_high = (max(0, math.ceil(-p / dilation)) for p in (low, high))
         stop = max(drop_low, size - drop_high)
         slices[f"s{axis}"] = slice(min(drop_low, size), min(stop, size))
         sizes.append(max(0, size - drop_low - drop_high))
         padding.append((low + drop_low * dilation, high + drop_high * dilation))
-    return dataclasses.replace(spec, in_size=tuple(sizes), padding=tuple(padding)), take(lhs, merged, **slices)
+    lhs = take(lhs, axes_of(lhs, spec.lhs_layout), **slices)
+    return dataclasses.replace(spec, in_size=tuple(sizes), padding=tuple(padding)), lhs
 
 
 def pad(spec: ConvSpec, lhs: Array) -> Array:
@@ -167,11 +173,10 @@ def by_phase(lower: Lower, spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     Along one axis, output p meets element (p * stride + k * rhs_dilation - low) / lhs_dilation of the input, if that is an
     integer. With P = lhs_dilation / gcd(stride, lhs_dilation) and K = lhs_dilation / gcd(rhs_dilation, lhs_dilation), the
     outputs r, r + P, r + 2P, … meet every K-th kernel element only, and are an undilated convolution with those. The results
-    are interleaved at the end.
+    are interleaved at the end. The group axes of the operands and of what `lower` gives are split off, or all are merged.
     """
     phases = [list(_axis_phases(spec, axis)) for axis in range(spec.ndim)]
-    axes = spec.rhs_layout.replace("g", "")
-    parts = []
+    axes, parts = axes_of(rhs, spec.rhs_layout), []
     for combination in itertools.product(*phases):
         if any(not phase["window"] for phase in combination):
             parts.append(None)
@@ -182,10 +187,11 @@ def by_phase(lower: Lower, spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         part = dataclasses.replace(spec, lhs_dilation=(1,) * spec.ndim, **changes)
         part, cropped = crop(part, lhs)
         parts.append(None if 0 in part.in_size else lower(part, cropped, take(rhs, axes, **taps)))
-    merged = spec.out_layout.replace("g", "")
-    sizes = spec.sizes([axis_phases[0]["count"] for axis_phases in phases]) | {"o": spec.groups * spec.out_channels}
-    shape = [sizes[axis] for axis in merged]
-    return _interleave(spec, [lax.full(shape, 0, spec.out_dtype) if p is None else p for p in parts], phases, merged)
+    axes = spec.out_layout if "g" in axes else spec.out_layout.replace("g", "")
+    sizes = spec.sizes([axis_phases[0]["count"] for axis_phases in phases])
+    shape = [spec.groups * spec.out_channels if axis == "o" and "g" not in axes else sizes[axis] for axis in axes]
+    dtype = next((part.dtype for part in parts if part is not None), spec.out_dtype)
+    return _interleave(spec, [lax.full(shape, 0, dtype) if part is None else part for part in parts], phases, axes)
 
 
 def _axis_phases(spec: ConvSpec, axis: int) -> Iterator[dict[str, Any]]:

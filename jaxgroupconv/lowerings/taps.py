@@ -63,19 +63,22 @@ def why_not(spec: ConvSpec) -> str | None:
 
 def lower(spec: ConvSpec, lhs: Array, rhs: Array, swap: bool = True) -> Array:
     """Computes the convolution (negative padding cropped before)."""
-    if any(d > 1 for d in spec.lhs_dilation):
-        return by_phase(functools.partial(lower, swap=swap), spec, lhs, rhs)
-    if swap and (swapped := _swapped(spec)) is not None:
-        kernel = crop(swapped, rhs)
-        return lax.rev(lower(*kernel, lhs), [spec.out_layout.replace("g", "").index(axis) for axis in spec.spatial])
     lhs, rhs = (lax.convert_element_type(operand, spec.compute_dtype) for operand in spec.split(lhs, rhs))
-    out = (_over_outputs if spec.short_output else _over_taps)(spec, lhs, rhs)
-    return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
+    return lax.reshape(lax.convert_element_type(_lower(spec, lhs, rhs, swap), spec.out_dtype), spec.out_shape)
 
 
 def lower_shared(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The same with the input as the input, whose items are shared out among devices."""
     return lower(spec, lhs, rhs, swap=False)
+
+
+def _lower(spec: ConvSpec, lhs: Array, rhs: Array, swap: bool) -> Array:
+    """The same of operands with their group axes split off, in the dtype of the sums."""
+    if any(d > 1 for d in spec.lhs_dilation):
+        return by_phase(functools.partial(_lower, swap=swap), spec, lhs, rhs)
+    if swap and (swapped := _swapped(spec)) is not None:
+        return lax.rev(_lower(*crop(swapped, rhs), lhs, swap), [spec.out_layout.index(axis) for axis in spec.spatial])
+    return (_over_outputs if spec.short_output else _over_taps)(spec, lhs, rhs)
 
 
 def _swapped(spec: ConvSpec) -> ConvSpec | None:
@@ -241,7 +244,7 @@ def _row(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     # The product with ones: the summed axes come last in its first operand, or else first in its second.
     minor = axes.endswith(spec.spatial)
     ones_axes = spec.spatial if minor else "k" + spec.spatial
-    ones = lax.full([sums.shape[axes.index(axis)] for axis in ones_axes], 1, sums.dtype)
+    ones = lax.broadcast(np.ones((), sums.dtype), [sums.shape[axes.index(axis)] for axis in ones_axes])
     operands = (sums, axes, ones, ones_axes) if minor else (ones, ones_axes, sums, axes)
     product, left = contract(*operands, batch="" if minor else "k", merge=False, precision=lax.Precision.HIGHEST)
     return align(product, left, "0" + _kept_axes(spec))
@@ -252,17 +255,12 @@ def _column(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The sum of products for one output position, over the items of c and blocks of rows. Traced once for all positions."""
     layout, axes = _product_layout(spec), _sums_layout(spec)
     items, height = (rhs.shape[layout.index(axis)] for axis in "c0")
-    block, zeros, terms = _block_height(spec, items, height), (0,) * spec.ndim, []
-    own = {"n": spec.batch, "o": spec.out_channels}
+    block, own = _block_height(spec, items, height), {"n": spec.batch, "o": spec.out_channels}
     lhs, rhs = (_spread(a, [own.get(axis, size) for axis, size in zip(layout, a.shape, strict=True)]) for a in (lhs, rhs))
-    for x_item, w_item in zip(pieces(lhs, layout, "c"), pieces(rhs, layout, "c"), strict=True):
-        x_blocks, w_blocks = pieces(x_item, layout, "0", block * spec.rhs_dilation[0]), pieces(w_item, layout, "0", block)
-        for x, w in zip(x_blocks, w_blocks, strict=True):
-            if any(d > 1 for d in spec.rhs_dilation):  # last of all, since XLA copies a strided slice that has several uses
-                counts = [w.shape[layout.index(axis)] for axis in spec.spatial]
-                x = take(x, layout, **spatial_slices(zeros, counts, spec.rhs_dilation))
-            terms.append(_taller(lax.mul(x, w), block, layout.index("0")))
-    total = _sum(terms)
+    counts = [rhs.shape[layout.index(axis)] for axis in spec.spatial]
+    lhs = take(lhs, layout, **spatial_slices((0,) * spec.ndim, counts, spec.rhs_dilation))
+    blocks = (rows for item in pieces(lax.mul(lhs, rhs), layout, "c") for rows in pieces(item, layout, "0", block))
+    total = _sum([_taller(rows, block, layout.index("0")) for rows in blocks])
     sizes = dict(zip(layout, total.shape, strict=True)) | {"k": 1}
     return lax.reshape(total, [sizes[axis] for axis in axes])
 
