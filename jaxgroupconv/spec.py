@@ -14,6 +14,7 @@ output's size as its window and the kernel's size as its output size.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -78,7 +79,7 @@ class ConvSpec:
         """The letters of the spatial axes: `01` in 2-D."""
         return "012345678"[: self.ndim]
 
-    @property
+    @functools.cached_property
     def out_size(self) -> Sizes:
         """Spatial sizes of the result."""
         return tuple(
@@ -88,12 +89,12 @@ class ConvSpec:
             )
         )
 
-    @property
+    @functools.cached_property
     def short_output(self) -> bool:
         """Whether the result has clearly fewer positions than the kernel and the input: the geometry of a weight gradient."""
         return 3 * math.prod(self.out_size) <= 2 * min(math.prod(self.window), math.prod(self.in_size))
 
-    @property
+    @functools.cached_property
     def phases(self) -> int:
         """The number of undilated convolutions that a dilated input makes of this one."""
         return math.prod(d // math.gcd(d, s) for d, s in zip(self.lhs_dilation, self.strides, strict=True))
@@ -104,7 +105,7 @@ class ConvSpec:
         plain = all(size == 1 for size in self.strides + self.rhs_dilation)
         return plain and self.lhs_dilation == self.window and self.phases > 1
 
-    @property
+    @functools.cached_property
     def compute_dtype(self) -> np.dtype:
         """The dtype of products and sums: floats narrower than 32 bits are summed in float32 and rounded once."""
         narrow = jnp.issubdtype(self.out_dtype, jnp.floating) and self.out_dtype.itemsize < 4

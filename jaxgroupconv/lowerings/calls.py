@@ -33,24 +33,27 @@ def apart(compute: Callable[..., Any]) -> Callable[..., Any]:
 
 def call(compute: Callable[..., Any], kept: bool) -> Callable[..., Any]:
     """The same function as one of the program's functions, of its name; `kept`: XLA may not inline it."""
-    from jax.experimental.xla_metadata import set_xla_metadata  # a JAX without it does not plan, and does not come here
-
-    @functools.wraps(compute)
-    def inside(*operands: Any) -> Any:
-        with set_xla_metadata(**{_INLINED: None}):  # what holds for the call would hold for all calls inside
-            return compute(*operands)
-
-    jitted = jax.jit(inside)
 
     @functools.wraps(compute)
     def called(*operands: Any) -> Any:
         attributes = {_INLINED: "false"} if kept else {}
-        if (writer := _writer(operands)) is not None:
-            return writer.call(compute, operands, compute.__name__, **attributes)
-        with set_xla_metadata(**attributes):
-            return jitted(*operands)
+        if (writer := _writer(operands)) is None:
+            return _traced(compute, operands, attributes)
+        return writer.call(compute, operands, compute.__name__, **attributes)
 
     return called
+
+
+def _traced(compute: Callable[..., Any], operands: Sequence[Any], attributes: dict[str, str]) -> Any:
+    from jax.experimental.xla_metadata import set_xla_metadata  # a JAX without it does not plan, and does not come here
+
+    @functools.wraps(compute)
+    def inside(*operands: Any) -> Any:
+        with set_xla_metadata(**dict.fromkeys(attributes)):  # what holds for the call would hold for all calls inside
+            return compute(*operands)
+
+    with set_xla_metadata(**attributes):
+        return jax.jit(inside)(*operands)
 
 
 def shared(compute: Callable[..., Any]) -> Callable[..., Any]:
