@@ -1,10 +1,10 @@
 """How long a network takes to trace and to lower, under `jgc.enable()` and without: python -m benchmarks.tracing
 
 The networks have 50 layers and more: ResNeXt-50 32x4d and a MobileNet of 25 depthwise-separable blocks, forward and gradient,
-as they are written in Flax, and bare, of hardly anything but convolutions. All caches are cleared before each run. Times are the
-processor's, and the garbage collector does not search what was there before a run. A shared machine runs the same program at
-speeds that differ by 1.4, for seconds at a time; so the two ways run in pairs, each first in every second pair, and what counts
-is the median of the pairs' ratios. Nothing is compiled.
+as they are written in Flax, and bare, of hardly anything but convolutions. All caches are cleared before each run. Times are
+the processor's, and the garbage collector does not search what was there before a run. A shared machine runs the same program
+at speeds that differ by 1.4, for seconds at a time; so the two ways run in pairs, each first in every second pair, and what
+counts is the median of the pairs' ratios. Nothing is compiled.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from jax import lax
 
 import jaxgroupconv as jgc
 from benchmarks import machine
-from jaxgroupconv import planner, rules
+from jaxgroupconv import planner
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "tracing.json"
 INPUT = (1, 3, 224, 224)
@@ -141,7 +141,6 @@ def seconds(function, args, planned):
     (jgc.enable if planned else jgc.disable)()
     jax.clear_caches()
     planner.plan.cache_clear()
-    rules._results.cache_clear()
     gc.collect()
     gc.freeze()
     start = time.process_time()

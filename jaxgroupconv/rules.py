@@ -4,7 +4,6 @@ JAX lowers a program equation by equation. Where it comes to a convolution, the 
 operations into the program's text, each as soon as it is bound: a jaxpr between, read only once, would take as long again.
 """
 
-import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -51,6 +50,7 @@ def check(mark: str, set_mark: Callable[..., Any]) -> None:
         (mlir.LoweringRuleContext, "replace"),
         (jax.sharding, "auto_axes"),
         (jax.sharding, "AxisType"),
+        (jax.sharding, "get_abstract_mesh"),
         (Trace, "process_primitive"),
         (func, "FuncOp"),
         (func, "CallOp"),
@@ -79,6 +79,7 @@ def _rule(platform: str, prefix: str, requested: Callable[[Any], str | None], gi
             (x, w), (out,) = ctx.avals_in, ctx.avals_out
             spec = ConvSpec.from_equation(x, w, out, params) if implementation else None
             devices = _devices(ctx.module_context.axis_context) if spec else 1
+            writer = _Writer(ctx, platform)
         except Exception as error:  # what cannot be tried before something is lowered
             give_up(error)
             return original(ctx, lhs, rhs, **params)
@@ -89,15 +90,17 @@ def _rule(platform: str, prefix: str, requested: Callable[[Any], str | None], gi
             return original(ctx, lhs, rhs, **params)
         mesh = getattr(getattr(out, "sharding", None), "mesh", None)
         explicit = mesh is not None and jax.sharding.AxisType.Explicit in getattr(mesh, "axis_types", ())
-        if getattr(ctx.module_context.axis_context, "manual_axes", ()):  # the lowering need not prove what varies over them
-            ctx = ctx.replace(avals_in=[type(aval)(aval.shape, aval.dtype) for aval in (x, w)])
+        manual = getattr(
+            ctx.module_context.axis_context, "manual_axes", ()
+        )  # the lowering need not prove what varies over them
+        avals = [type(aval)(aval.shape, aval.dtype) if manual else aval for aval in (x, w)]
         kept = platform == "cpu" and devices == 1 and worthwhile(name, spec)
         lower = call(_lowering(name, spec, devices, f"{prefix}_{name}"), kept)
         _thread.lowering = True
         try:
             if explicit:
                 lower = jax.sharding.auto_axes(lower, out_sharding=out.sharding)
-            results, _ = _Writer(ctx, platform).write(lower, (lhs, rhs), ctx.avals_in)
+            results, _ = writer.write(lower, (lhs, rhs), avals)
             return [result.value for result in results]
         finally:
             _thread.lowering = False
@@ -136,13 +139,6 @@ def _rule_of(primitive: Any, platform: str) -> Callable[..., Any]:
     return getattr(entry, "rule", entry)
 
 
-@functools.lru_cache(maxsize=4096)
-def _results(primitive: Any, avals: tuple[Any, ...], params: tuple[tuple[str, Any], ...]) -> list[Any]:
-    """The abstract values of an operation's results. A lowering repeats most of its operations."""
-    found, _ = primitive.abstract_eval(*avals, **dict(params))
-    return found if primitive.multiple_results else [found]
-
-
 class _Array(Tracer):
     """An array of the program: a value of its text."""
 
@@ -161,12 +157,12 @@ class _Array(Tracer):
 class _Writer(Trace):
     """Writes each operation where it is bound, as JAX's own lowering of a jaxpr would; of calls, see `lowerings/calls.py`."""
 
-    __slots__ = ("context", "platform", "functions")
+    __slots__ = ("context", "platform", "written")
 
-    def __init__(self, context: Any, platform: str, functions: dict[Any, Any] | None = None) -> None:
+    def __init__(self, context: Any, platform: str) -> None:
         super().__init__()
         self.context, self.platform = context, platform
-        self.functions = {} if functions is None else functions  # the shared ones: name, types and structure of the results
+        self.written = context.module_context.cached_primitive_lowerings.setdefault(_Writer, {})
 
     def write(self, compute: Callable[..., Any], values: Sequence[Any], avals: Sequence[Any]) -> tuple[list[Any], Any]:
         """Writes what a function computes of some values: its results, flat, and their structure."""
@@ -177,39 +173,41 @@ class _Writer(Trace):
     def process_primitive(self, primitive: Any, operands: Sequence[Any], params: dict[str, Any], /) -> Any:
         """Writes one operation, by JAX's rule for it."""
         avals = tuple(map(jax.typeof, operands))
-        found = _results(primitive, avals, tuple(params.items()))
+        key = primitive, avals, jax.sharding.get_abstract_mesh(), *params.items()
+        if (found := self.written.get(key)) is None:  # a lowering repeats most of its operations
+            found, _ = primitive.abstract_eval(*avals, **params)
+            found = self.written[key] = tuple(found) if primitive.multiple_results else (found,)
         context = self.context.replace(primitive=primitive, avals_in=avals, avals_out=found)
         values = _rule_of(primitive, self.platform)(context, *map(self._value, operands), **params)
         results = list(map(self._array, [values] if isinstance(values, ir.Value) else values, found))
         return results if primitive.multiple_results else results[0]
 
     def call(self, compute: Callable[..., Any], operands: Sequence[Any], name: str, key: Any = None, **attributes: str) -> Any:
-        """Writes a call of a function, and the function, if none of this key and these operands is written already."""
-        values, avals = [self._value(x) for x in operands], [jax.typeof(x) for x in operands]
-        key = (key, *((aval.shape, aval.dtype) for aval in avals))
-        if key not in self.functions or key[0] is None:
-            self.functions[key] = self._function(compute, name, values, avals)
-        symbol, results, structure = self.functions[key]
-        call = func.CallOp([x.value.type for x in results], ir.FlatSymbolRefAttr.get(symbol), values)
+        """Writes a call of a function, and the function, unless one of this key and such operands is written already."""
+        values, avals = [self._value(x) for x in operands], tuple(map(jax.typeof, operands))
+        key = None if key is None else (key, avals, jax.sharding.get_abstract_mesh(), self.platform)
+        if (function := self.written.get(key)) is None:
+            function = self._function(compute, name, values, avals)
+            if key is not None:
+                self.written[key] = function
+        symbol, types, found, structure = function
+        call = func.CallOp(types, ir.FlatSymbolRefAttr.get(symbol), values)
         if attributes:
             texts = {name: ir.StringAttr.get(text) for name, text in attributes.items()}
             call.operation.attributes["mhlo.frontend_attributes"] = ir.DictAttr.get(texts)
-        return jax.tree.unflatten(
-            structure, [self._array(value, x.aval) for value, x in zip(call.results, results, strict=True)]
-        )
+        return jax.tree.unflatten(structure, list(map(self._array, call.results, found)))
 
     def _function(self, compute: Callable[..., Any], name: str, values: Sequence[Any], avals: Sequence[Any]) -> tuple:
-        """Writes a function; its symbol, its results and their structure."""
+        """Writes a function: its symbol, and its results' types, abstract values and structure."""
         module, types = self.context.module_context, [value.type for value in values]
         function = func.FuncOp(name, (types, []), visibility="private", ip=module.ip)
         module.symbol_table.insert(function)
         with ir.InsertionPoint(function.add_entry_block()):
-            writer = _Writer(self.context, self.platform, self.functions)
-            results, structure = writer.write(compute, function.arguments, avals)
+            results, structure = _Writer(self.context, self.platform).write(compute, function.arguments, avals)
             func.ReturnOp([x.value for x in results])
-        whole = ir.FunctionType.get(types, [x.value.type for x in results])
-        function.attributes["function_type"] = ir.TypeAttr.get(whole)
-        return function.sym_name.value, results, structure
+        found = [x.value.type for x in results]
+        function.attributes["function_type"] = ir.TypeAttr.get(ir.FunctionType.get(types, found))
+        return function.sym_name.value, found, [x.aval for x in results], structure
 
     def _array(self, value: Any, aval: Any) -> _Array:
         return _Array(self, value[0] if isinstance(value, (tuple, list)) else value, aval)
