@@ -158,20 +158,20 @@ NETWORKS = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--seconds", type=float, default=60.0, help="measuring time for each row")
     arguments = parser.parse_args()
     rows = []
     for network, make in NETWORKS.items():
         for mode, (function, args) in zip(("forward", "gradient"), make(), strict=True):
             measure = functools.partial(seconds, function, args)
             measure(True), measure(False)  # imports, and the backend
-            pairs = []
-            for i in range(arguments.repeats):
-                order = (False, True) if i % 2 else (True, False)
+            pairs, end = [], time.monotonic() + arguments.seconds
+            while time.monotonic() < end:
+                order = (False, True) if len(pairs) % 2 else (True, False)
                 pairs.append({planned: measure(planned) for planned in order})
             lax_s, planned_s = (statistics.median(pair[planned] for pair in pairs) for planned in (False, True))
             ratio = statistics.median(pair[True] / pair[False] for pair in pairs)
-            found = dict(lax_s=lax_s, jaxgroupconv_s=planned_s, ratio=ratio)
+            found = dict(pairs=len(pairs), lax_s=lax_s, jaxgroupconv_s=planned_s, ratio=ratio)
             rows.append(dict(network=network, mode=mode) | found)
             print(f"{network:20} {mode:8}  lax {lax_s:.3f} s  planned {planned_s:.3f} s  {ratio:.2f}", flush=True)
     RESULTS.parent.mkdir(exist_ok=True)

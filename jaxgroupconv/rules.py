@@ -90,9 +90,8 @@ def _rule(platform: str, prefix: str, requested: Callable[[Any], str | None], gi
             return original(ctx, lhs, rhs, **params)
         mesh = getattr(getattr(out, "sharding", None), "mesh", None)
         explicit = mesh is not None and jax.sharding.AxisType.Explicit in getattr(mesh, "axis_types", ())
-        manual = getattr(
-            ctx.module_context.axis_context, "manual_axes", ()
-        )  # the lowering need not prove what varies over them
+        manual = getattr(ctx.module_context.axis_context, "manual_axes", ())
+        # The lowering need not prove what varies over manual axes.
         avals = [type(aval)(aval.shape, aval.dtype) if manual else aval for aval in (x, w)]
         kept = platform == "cpu" and devices == 1 and worthwhile(name, spec)
         lower = call(_lowering(name, spec, devices, f"{prefix}_{name}"), kept)
@@ -154,6 +153,10 @@ class _Array(Tracer):
         return self._trace
 
 
+def _aval(array: Any) -> Any:
+    return array.aval if isinstance(array, _Array) else jax.typeof(array)
+
+
 class _Writer(Trace):
     """Writes each operation where it is bound, as JAX's own lowering of a jaxpr would; of calls, see `lowerings/calls.py`."""
 
@@ -161,30 +164,30 @@ class _Writer(Trace):
 
     def __init__(self, context: Any, platform: str) -> None:
         super().__init__()
-        self.context, self.platform = context, platform
+        self.context, self.platform = context.replace(), platform  # a copy, whose operation changes
         self.written = context.module_context.cached_primitive_lowerings.setdefault(_Writer, {})
 
     def write(self, compute: Callable[..., Any], values: Sequence[Any], avals: Sequence[Any]) -> tuple[list[Any], Any]:
         """Writes what a function computes of some values: its results, flat, and their structure."""
         with set_current_trace(self):
             results, structure = jax.tree.flatten(compute(*map(self._array, values, avals)))
-            return [x if isinstance(x, _Array) else self._array(self._value(x), jax.typeof(x)) for x in results], structure
+            return [x if isinstance(x, _Array) else self._array(self._value(x), _aval(x)) for x in results], structure
 
     def process_primitive(self, primitive: Any, operands: Sequence[Any], params: dict[str, Any], /) -> Any:
         """Writes one operation, by JAX's rule for it."""
-        avals = tuple(map(jax.typeof, operands))
+        avals = tuple(map(_aval, operands))
         key = primitive, avals, jax.sharding.get_abstract_mesh(), *params.items()
         if (found := self.written.get(key)) is None:  # a lowering repeats most of its operations
             found, _ = primitive.abstract_eval(*avals, **params)
             found = self.written[key] = tuple(found) if primitive.multiple_results else (found,)
-        context = self.context.replace(primitive=primitive, avals_in=avals, avals_out=found)
-        values = _rule_of(primitive, self.platform)(context, *map(self._value, operands), **params)
+        self.context.primitive, self.context.avals_in, self.context.avals_out = primitive, avals, found
+        values = _rule_of(primitive, self.platform)(self.context, *map(self._value, operands), **params)
         results = list(map(self._array, [values] if isinstance(values, ir.Value) else values, found))
         return results if primitive.multiple_results else results[0]
 
     def call(self, compute: Callable[..., Any], operands: Sequence[Any], name: str, key: Any = None, **attributes: str) -> Any:
         """Writes a call of a function, and the function, unless one of this key and such operands is written already."""
-        values, avals = [self._value(x) for x in operands], tuple(map(jax.typeof, operands))
+        values, avals = [self._value(x) for x in operands], tuple(map(_aval, operands))
         key = None if key is None else (key, avals, jax.sharding.get_abstract_mesh(), self.platform)
         if (function := self.written.get(key)) is None:
             function = self._function(compute, name, values, avals)

@@ -302,12 +302,12 @@ def _loop(count: int, fetch: Callable, step: Callable, init: Array) -> Array:
     """A loop over slices of the operands: `out = step(i, out, *fetch(i))`.
 
     XLA would fuse slicing at a dynamic position into every term, which is no vector loop any more; so the slices are taken
-    apart. And it runs a loop on one core alone if it takes it for small (JAX 0.12), but not one that sorts: so i is the least
+    apart. And it runs a loop on one core alone if it takes it for small (JAX 0.12), but not one that sorts: so i is the first
     of two sorted numbers.
     """
 
     def body(i: Any, out: Array) -> Array:
-        i = lax.reduce_min(lax.sort(lax.add(lax.iota(np.int32, 2), i)), [0])
+        i = lax.squeeze(lax.slice(lax.sort(lax.add(lax.iota(np.int32, 2), i)), (0,), (1,)), (0,))
         return step(i, out, *apart(fetch)(i))
 
     return loop(count, body, init)
