@@ -72,43 +72,43 @@ def _rule(platform: str, prefix: str, requested: Callable[[Any], str | None], gi
     original = _rule_of(lax.conv_general_dilated_p, platform)
 
     def rule(ctx, lhs, rhs, **params):
-        if _thread.lowering:  # a lowering's own convolutions are lax's
-            return original(ctx, lhs, rhs, **params)
-        try:
-            implementation = requested(ctx.jaxpr_eqn_ctx)
-            (x, w), (out,) = ctx.avals_in, ctx.avals_out
-            spec = ConvSpec.from_equation(x, w, out, params) if implementation else None
-            devices = _devices(ctx.module_context.axis_context) if spec else 1
-            writer = _Writer(ctx, platform)
-        except Exception as error:  # what cannot be tried before something is lowered
-            give_up(error)
-            return original(ctx, lhs, rhs, **params)
-        if spec is None or implementation is None:
-            return original(ctx, lhs, rhs, **params)
-        name = choose(spec, implementation, platform, devices > 1).name
-        if name == "native" and all(p >= 0 for pair in spec.padding for p in pair):
-            return original(ctx, lhs, rhs, **params)
-        mesh = getattr(getattr(out, "sharding", None), "mesh", None)
-        explicit = mesh is not None and jax.sharding.AxisType.Explicit in getattr(mesh, "axis_types", ())
-        manual = getattr(ctx.module_context.axis_context, "manual_axes", ())
-        # The lowering need not prove what varies over manual axes.
-        avals = [type(aval)(aval.shape, aval.dtype) if manual else aval for aval in (x, w)]
-        kept = platform == "cpu" and devices == 1 and worthwhile(name, spec)
-        lower = call(_lowering(name, spec, devices, f"{prefix}_{name}"), kept)
-        _thread.lowering = True
-        try:
-            if explicit:
-                lower = jax.sharding.auto_axes(lower, out_sharding=out.sharding)
-            results, _ = writer.write(lower, (lhs, rhs), avals)
-            return [result.value for result in results]
-        finally:
-            _thread.lowering = False
+        values = None
+        if not _thread.lowering and (implementation := requested(ctx.jaxpr_eqn_ctx)) is not None:
+            _thread.lowering = True
+            try:
+                values = _planned(ctx, (lhs, rhs), params, implementation, platform, prefix)
+            except Exception as error:  # what cannot be tried before something is lowered
+                give_up(error)
+            finally:
+                _thread.lowering = False
+        return original(ctx, lhs, rhs, **params) if values is None else values
 
     return rule
 
 
+def _planned(
+    ctx: Any, values: tuple[Any, Any], params: dict[str, Any], implementation: str, platform: str, prefix: str
+) -> list[Any] | None:
+    """Writes a convolution as it is planned; None where that is lax's own way, or a size is symbolic."""
+    avals, (out,), axes = ctx.avals_in, ctx.avals_out, ctx.module_context.axis_context
+    if (spec := ConvSpec.from_equation(*avals, out, params)) is None:
+        return None
+    devices = _devices(axes)
+    name = choose(spec, implementation, platform, devices > 1).name
+    if name == "native" and all(p >= 0 for pair in spec.padding for p in pair):
+        return None
+    kept = platform == "cpu" and devices == 1 and worthwhile(name, spec)
+    lower = call(_lowering(name, spec, devices, f"{prefix}_{name}"), kept)
+    mesh = getattr(getattr(out, "sharding", None), "mesh", None)
+    if mesh is not None and jax.sharding.AxisType.Explicit in getattr(mesh, "axis_types", ()):
+        lower = jax.sharding.auto_axes(lower, out_sharding=out.sharding)
+    if getattr(axes, "manual_axes", ()):  # the lowering need not prove what varies over them
+        avals = [type(aval)(aval.shape, aval.dtype) for aval in avals]
+    return [result.value for result in _Writer(ctx, platform).write(lower, values, avals)[0]]
+
+
 class _Thread(threading.local):
-    lowering = False  # inside of a planned lowering
+    lowering = False  # inside of a planned lowering, whose own convolutions are lax's
 
 
 _thread = _Thread()
@@ -205,9 +205,13 @@ class _Writer(Trace):
         module, types = self.context.module_context, [value.type for value in values]
         function = func.FuncOp(name, (types, []), visibility="private", ip=module.ip)
         module.symbol_table.insert(function)
-        with ir.InsertionPoint(function.add_entry_block()):
-            results, structure = _Writer(self.context, self.platform).write(compute, function.arguments, avals)
-            func.ReturnOp([x.value for x in results])
+        try:
+            with ir.InsertionPoint(function.add_entry_block()):
+                results, structure = _Writer(self.context, self.platform).write(compute, function.arguments, avals)
+                func.ReturnOp([x.value for x in results])
+        except Exception:
+            module.symbol_table.erase(function)  # half of a function would not be a program
+            raise
         found = [x.value.type for x in results]
         function.attributes["function_type"] = ir.TypeAttr.get(ir.FunctionType.get(types, found))
         return function.sym_name.value, found, [x.aval for x in results], structure
