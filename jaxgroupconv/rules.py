@@ -73,10 +73,11 @@ def _rule(platform: str, prefix: str, requested: Callable[[Any], str | None], gi
 
     def rule(ctx, lhs, rhs, **params):
         values = None
-        if not _thread.lowering and (implementation := requested(ctx.jaxpr_eqn_ctx)) is not None:
+        if not _thread.lowering:
             _thread.lowering = True
             try:
-                values = _planned(ctx, (lhs, rhs), params, implementation, platform, prefix)
+                if (implementation := requested(ctx.jaxpr_eqn_ctx)) is not None:
+                    values = _planned(ctx, (lhs, rhs), params, implementation, platform, prefix)
             except Exception as error:  # what cannot be tried before something is lowered
                 give_up(error)
             finally:
@@ -90,8 +91,8 @@ def _planned(
     ctx: Any, values: tuple[Any, Any], params: dict[str, Any], implementation: str, platform: str, prefix: str
 ) -> list[Any] | None:
     """Writes a convolution as it is planned; None where that is lax's own way, or a size is symbolic."""
-    avals, (out,), axes = ctx.avals_in, ctx.avals_out, ctx.module_context.axis_context
-    if (spec := ConvSpec.from_equation(*avals, out, params)) is None:
+    (x, w), (out,), axes = ctx.avals_in, ctx.avals_out, ctx.module_context.axis_context
+    if (spec := ConvSpec.from_equation(x, w, out, params)) is None:
         return None
     devices = _devices(axes)
     name = choose(spec, implementation, platform, devices > 1).name
@@ -103,8 +104,8 @@ def _planned(
     if mesh is not None and jax.sharding.AxisType.Explicit in getattr(mesh, "axis_types", ()):
         lower = jax.sharding.auto_axes(lower, out_sharding=out.sharding)
     if getattr(axes, "manual_axes", ()):  # the lowering need not prove what varies over them
-        avals = [type(aval)(aval.shape, aval.dtype) for aval in avals]
-    return [result.value for result in _Writer(ctx, platform).write(lower, values, avals)[0]]
+        x, w = (type(aval)(aval.shape, aval.dtype) for aval in (x, w))
+    return [result.value for result in _Writer(ctx, platform).write(lower, values, (x, w))[0]]
 
 
 class _Thread(threading.local):
@@ -132,7 +133,7 @@ def _devices(axes: Any) -> int:
     return axes.num_devices
 
 
-def _rule_of(primitive: Any, platform: str) -> Callable[..., Any]:
+def _rule_of(primitive: Any, platform: str) -> Any:
     """JAX's lowering rule of a primitive."""
     entry = mlir._platform_specific_lowerings[platform].get(primitive) or mlir._lowerings[primitive]
     return getattr(entry, "rule", entry)
@@ -196,7 +197,7 @@ class _Writer(Trace):
         symbol, types, found, structure = function
         call = func.CallOp(types, ir.FlatSymbolRefAttr.get(symbol), values)
         if attributes:
-            texts = {name: ir.StringAttr.get(text) for name, text in attributes.items()}
+            texts: dict[str, Any] = {name: ir.StringAttr.get(text) for name, text in attributes.items()}
             call.operation.attributes["mhlo.frontend_attributes"] = ir.DictAttr.get(texts)
         return jax.tree.unflatten(structure, list(map(self._array, call.results, found)))
 

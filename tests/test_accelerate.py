@@ -139,6 +139,19 @@ def test_gradients_of_a_forward_that_pads_beyond_its_kernel():
     np.testing.assert_allclose(dx, np.broadcast_to(sums, x.shape), rtol=1e-4, atol=1e-4)
 
 
+def test_what_two_convolutions_share_is_written_once():
+    x, w = jnp.ones((1, 8, 6, 6)), jnp.ones((8, 1, 3, 3))
+
+    @jgc.accelerate
+    def forward_and_input_gradient(x, w):
+        out, pull = jax.vjp(lambda x: lax.conv_general_dilated(x, w, (1, 1), "SAME", feature_group_count=8), x)
+        return out, pull(out)
+
+    text = jax.jit(forward_and_input_gradient).lower(x, w).as_text()
+    assert ran(text) == ["taps", "taps"]
+    assert text.count("func.func private @_row_of_taps") == 1 and text.count("call @_row_of_taps") == 6
+
+
 def test_enable_and_disable():
     program = jax.jit(conv)
     assert ran(program.lower(X, W).as_text()) == ["native"]
