@@ -166,8 +166,16 @@ def _few_thin_gradient(spec: ConvSpec) -> bool:
     return spec.short_output and spec.groups <= 3 and thin and math.prod(spec.out_size) > 1 and spec.phases == 1
 
 
+def _pointwise_products(spec: ConvSpec) -> bool:
+    """A kernel of size one whose product is faster than its sum: a product of several items has to move the groups first."""
+    summed = _channel_last(spec) or (spec.batch > 1 and spec.phases == 1 and all(stride == 1 for stride in spec.strides))
+    return math.prod(spec.window) == 1 and (spec.in_channels > 24 or (spec.in_channels >= 8 and not summed))
+
+
 def _thin(spec: ConvSpec) -> bool:
-    return spec.in_channels <= (24 if _channel_last(spec) and (spec.groups > MAX_UNROLLED or spec.disjoint) else 12)
+    return math.prod(spec.window) == 1 or spec.in_channels <= (
+        24 if _channel_last(spec) and (spec.groups > MAX_UNROLLED or spec.disjoint) else 12
+    )
 
 
 def _gathered(spec: ConvSpec) -> bool:
@@ -247,9 +255,10 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "any other weight gradient: lax's own convolution, its batch groups written as feature groups",
     ),
     (
-        lambda spec: math.prod(spec.window) == 1 and (spec.in_channels >= 8 or spec.in_channels == spec.out_channels == 1),
+        _pointwise_products,
         "matmul",
-        "a kernel of size one and at least 8 channels a group, or one in and out: matrix products over the groups",
+        "a kernel of size one and more than 24 channels a group, or, channel-first and strided or of one item, at least 8: "
+        "matrix products over the groups",
     ),
     (
         _thin_dilated,
@@ -259,7 +268,8 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _thin,
         "taps",
-        "thin groups (at most 12 channels; channel-last 24, if more than 16 groups or disjoint): sums over the kernel's taps",
+        "thin groups (at most 12 channels; channel-last 24, if more than 16 groups or disjoint), or any other kernel of size "
+        "one: sums over the kernel's taps",
     ),
     (_small_map, "matmul", "more than 16 groups of at most 64 positions: matrix products of patches"),
     (_patches, "matmul", "wider groups, strided and of one item, or of 64 channels or more: matrix products of patches"),
