@@ -21,9 +21,13 @@ _INLINED = "inlineable"  # XLA's attribute of calls
 
 
 def worthwhile(name: str, spec: ConvSpec) -> bool:
-    """Whether a lowering is better kept apart: patches, and all but a short sum. Nothing is fused to lax's convolutions."""
-    terms = spec.in_channels * math.prod(spec.window) // spec.phases
-    return name == "matmul" or (name == "taps" and (spec.short_output or terms > MAX_TERMS))
+    """Whether a lowering is better kept apart: patches, and all but a short depthwise sum.
+
+    Sums over channels, one after the other, would multiply what each computes again. Nothing is fused to lax's convolutions.
+    """
+    depthwise = spec.in_channels == spec.out_channels == 1 and not spec.short_output
+    short = depthwise and math.prod(spec.window) // spec.phases <= MAX_TERMS
+    return name == "matmul" or (name == "taps" and not short)
 
 
 def apart(compute: Callable[..., Any]) -> Callable[..., Any]:
