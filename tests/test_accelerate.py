@@ -196,3 +196,15 @@ def test_what_makes_an_input_is_computed_once_and_so_is_the_result(name):
     compiled = jax.jit(jgc.accelerate(name)(program)).lower(X, W).compile().as_text()
     assert len(re.findall(r" = \S+ multiply\([^\n]*around", compiled)) == 1
     assert len(re.findall(rf" call\([^\n]*to_apply=%jaxgroupconv_{name}", compiled)) == 1
+
+
+def test_sums_over_channels_one_after_the_other_stay_calls():
+    """Open, each would compute the one before again for each of its terms."""
+    x, w = jnp.ones((2, 24, 8, 8)), jnp.ones((24, 8, 1, 1))
+
+    def program(x, w):
+        return lax.fori_loop(0, 3, lambda _, x: jax.nn.relu(conv(x, w)), x, unroll=True)
+
+    lowered = jax.jit(jgc.accelerate(program)).lower(x, w)
+    assert set(ran(lowered.as_text())) == {"taps"}
+    assert len(re.findall(r" call\([^\n]*to_apply=%jaxgroupconv_taps", lowered.compile().as_text())) == 3
