@@ -89,6 +89,10 @@ def _channel_last(spec: ConvSpec) -> bool:
     return not spec.lhs_layout.endswith(spec.spatial)
 
 
+def _strided(spec: ConvSpec) -> bool:
+    return any(stride > 1 for stride in spec.strides)
+
+
 def _thin_dense(spec: ConvSpec) -> bool:
     """One group of few input channels, as of images."""
     terms = spec.in_channels * math.prod(spec.window)
@@ -96,14 +100,13 @@ def _thin_dense(spec: ConvSpec) -> bool:
 
 
 def _thin_dense_products(spec: ConvSpec) -> bool:
-    strided = any(stride > 1 for stride in spec.strides)
     few = spec.ndim == 2 and spec.batch <= 2 and not _channel_last(spec)
-    return few and _thin_dense(spec) and spec.out_channels > (16 if strided else 32)
+    return few and _thin_dense(spec) and spec.out_channels > (16 if _strided(spec) else 32)
 
 
 def _thin_dense_sums(spec: ConvSpec) -> bool:
     short = spec.in_channels * math.prod(spec.window) <= 64
-    plain = spec.ndim == 2 and (_channel_last(spec) or all(stride == 1 for stride in spec.strides))
+    plain = spec.ndim == 2 and (_channel_last(spec) or not _strided(spec))
     return _thin_dense(spec) and short and (plain or spec.out_channels <= 16)
 
 
@@ -117,7 +120,7 @@ def _volumetric_sums(spec: ConvSpec) -> bool:
         return True
     if spec.phases > 1:
         return False
-    many, strided = spec.batch * math.prod(spec.out_size) >= 64 * spec.in_channels, any(stride > 1 for stride in spec.strides)
+    many, strided = spec.batch * math.prod(spec.out_size) >= 64 * spec.in_channels, _strided(spec)
     return (many and spec.in_channels <= (24 if strided else 64)) or (
         _channel_last(spec) and not strided and spec.in_channels <= 128
     )
@@ -168,7 +171,7 @@ def _few_thin_gradient(spec: ConvSpec) -> bool:
 
 def _pointwise_products(spec: ConvSpec) -> bool:
     """A kernel of size one whose product is faster than its sum: a product of several items has to move the groups first."""
-    summed = _channel_last(spec) or (spec.batch > 1 and spec.phases == 1 and all(stride == 1 for stride in spec.strides))
+    summed = _channel_last(spec) or (spec.batch > 1 and spec.phases == 1 and not _strided(spec))
     return math.prod(spec.window) == 1 and (spec.in_channels > 24 or (spec.in_channels >= 8 and not summed))
 
 
@@ -190,7 +193,7 @@ def _small_map(spec: ConvSpec) -> bool:
 
 def _patches(spec: ConvSpec) -> bool:
     """Strided single items, or groups so wide that the patches cost little beside their product."""
-    strided = spec.batch == 1 and any(stride > 1 for stride in spec.strides)
+    strided = spec.batch == 1 and _strided(spec)
     return spec.phases == 1 and math.prod(spec.window) > 1 and (strided or (spec.in_channels >= 64 and not _gathered(spec)))
 
 

@@ -195,11 +195,11 @@ class _Writer(Trace):
             if key is not None:
                 self.written[key] = function
         symbol, types, found, structure = function
-        call = func.CallOp(types, ir.FlatSymbolRefAttr.get(symbol), values)
+        made = func.CallOp(types, ir.FlatSymbolRefAttr.get(symbol), values)
         if attributes:
             texts: dict[str, Any] = {name: ir.StringAttr.get(text) for name, text in attributes.items()}
-            call.operation.attributes["mhlo.frontend_attributes"] = ir.DictAttr.get(texts)
-        return jax.tree.unflatten(structure, list(map(self._array, call.results, found)))
+            made.operation.attributes["mhlo.frontend_attributes"] = ir.DictAttr.get(texts)
+        return jax.tree.unflatten(structure, list(map(self._array, made.results, found)))
 
     def _function(self, compute: Callable[..., Any], name: str, values: Sequence[Any], avals: Sequence[Any]) -> tuple:
         """Writes a function: its symbol, and its results' types, abstract values and structure."""

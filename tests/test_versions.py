@@ -53,7 +53,8 @@ OTHERS = {  # an owner's attribute, and what stands in its place: nothing, or so
     ),
     "explicit sharding": ("jax.sharding", "auto_axes", GONE),
     "one more parameter": ("jax", "make_jaxpr", with_another_parameter),
-    "types of values": ("jax", "typeof", GONE),  # which the rules ask for when they run; so they do for
+    # These two the rules ask for only when they run.
+    "types of values": ("jax", "typeof", GONE),
     "the devices": (
         "jax.interpreters.mlir:ModuleContext",
         "axis_context",

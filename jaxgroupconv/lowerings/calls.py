@@ -49,6 +49,7 @@ def call(compute: Callable[..., Any], kept: bool) -> Callable[..., Any]:
 
 
 def _traced(compute: Callable[..., Any], operands: Sequence[Any], attributes: dict[str, str]) -> Any:
+    """The call, where no program is being written: in a loop's body, or without a rule."""
     from jax.experimental.xla_metadata import set_xla_metadata  # a JAX without it does not plan, and does not come here
 
     @functools.wraps(compute)
