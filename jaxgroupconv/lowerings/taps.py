@@ -44,6 +44,7 @@ ROW_TERMS = 8  # products added up elementwise before a reduction
 MORE_ROW_TERMS = (
     14  # the same where the window is minor or the channels are wide; 16 slices would often share a set of the cache
 )
+SHORT_ROW = 16  # elements of a row that fill no loop of vectors
 MAX_SUM_TERMS = 256  # unrolled products of all output positions; beyond, a loop over the output's rows
 CACHE_BYTES = 1 << 20  # operands that one iteration over c works on
 
@@ -182,6 +183,8 @@ def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     items and over blocks of the window's rows, which a product with ones then reduces.
     """
     channels = spec.in_channels
+    if spec.lhs_layout.endswith(spec.spatial) and spec.window[-1] < SHORT_ROW:
+        spec, lhs, rhs = _channel_last(spec, lhs, rhs)
     lhs = pad(spec, lhs)
     items = divisor(channels, min(ROW_TERMS, CACHE_BYTES * channels // (lhs.nbytes + rhs.nbytes)))
     axes = spec.spatial[:-1] + _kept_axes(spec).replace("k", spec.spatial[-1])
@@ -199,6 +202,16 @@ def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     else:
         out = _loop(channels // items, fetch, add, lax.full(shape, 0, spec.compute_dtype))
     return align(out, axes, spec.out_layout)
+
+
+def _channel_last(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Array]:
+    """The operands with the groups and their channels as the minor axes, moved apart: XLA would move them for each product."""
+    relaid = dataclasses.replace(spec, lhs_layout=f"c{spec.spatial}gn", rhs_layout=f"c{spec.spatial}go")
+
+    def relay(lhs: Array, rhs: Array) -> list[Array]:
+        return [align(lhs, spec.lhs_layout, relaid.lhs_layout), align(rhs, spec.rhs_layout, relaid.rhs_layout)]
+
+    return relaid, *apart(relay)(lhs, rhs)
 
 
 def _positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
