@@ -45,6 +45,7 @@ MORE_ROW_TERMS = (
     14  # the same where the window is minor or the channels are wide; 16 slices would often share a set of the cache
 )
 SHORT_ROW = 16  # elements of a row that fill no loop of vectors
+MAX_COLUMNS = 8
 MAX_SUM_TERMS = 256  # unrolled products of all output positions; beyond, a loop over the output's rows
 CACHE_BYTES = 1 << 20  # operands that one iteration over c works on
 
@@ -182,11 +183,12 @@ def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     A loop takes as many items of c as the cache holds. For them, each row of output positions is one fusion: sums over the
     items and over blocks of the window's rows, which a product with ones then reduces.
     """
-    channels = spec.in_channels
     if spec.lhs_layout.endswith(spec.spatial) and spec.window[-1] < SHORT_ROW:
         spec, lhs, rhs = _channel_last(spec, lhs, rhs)
-    lhs = pad(spec, lhs)
+    channels, size = spec.in_channels, spec.out_size
     items = divisor(channels, min(ROW_TERMS, CACHE_BYTES * channels // (lhs.nbytes + rhs.nbytes)))
+    spec = _even_parts(dataclasses.replace(spec, in_channels=items))
+    lhs = pad(spec, lhs)
     axes = spec.spatial[:-1] + _kept_axes(spec).replace("k", spec.spatial[-1])
     shape = spec.shape(axes, spec.out_size)
 
@@ -201,7 +203,7 @@ def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         out = lax.reshape(_positions(spec, lhs, rhs), shape)
     else:
         out = _loop(channels // items, fetch, add, lax.full(shape, 0, spec.compute_dtype))
-    return align(out, axes, spec.out_layout)
+    return align(take(out, axes, **spatial_slices((0,) * spec.ndim, size, (1,) * spec.ndim)), axes, spec.out_layout)
 
 
 def _channel_last(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Array]:
@@ -214,36 +216,65 @@ def _channel_last(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Arr
     return relaid, *apart(relay)(lhs, rhs)
 
 
+def _even_parts(spec: ConvSpec) -> ConvSpec:
+    """Where `_positions` is a loop, the same with so many more columns of the output that each iteration computes as many."""
+    *others, (low, high) = spec.padding
+    missing = -spec.out_size[-1] % _part(spec)[-1]
+    return dataclasses.replace(spec, padding=(*others, (low, high + missing * spec.strides[-1]))) if missing else spec
+
+
+def _part(spec: ConvSpec) -> tuple[int, ...]:
+    """The output positions that are written out: all of them, or, if that were too many terms, a part of a row of the first axis."""
+    *rows, columns = spec.out_size
+    if math.prod(spec.out_size) * _blocks(spec) <= MAX_SUM_TERMS:
+        return spec.out_size
+    return *(1, *rows[1:])[: len(rows)], -(-columns // -(-columns // MAX_COLUMNS))
+
+
 def _positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """The sums for all output positions, rows of positions first; a loop over the rows if they are many."""
-    layout = _product_layout(spec)
-    lhs, rhs = align(lhs, spec.lhs_layout, layout), align(rhs, spec.rhs_layout, layout)
-    if spec.ndim == 1:
-        return _row(spec, lhs, rhs)
-    rest = list(itertools.product(*map(range, spec.out_size[1:-1])))
-    window = [rhs.shape[layout.index(axis)] for axis in spec.spatial[:-1]]
-    reach = [(size - 1) * dilation + 1 for size, dilation in zip(window, spec.rhs_dilation[:-1], strict=True)]
+    """The sums for all output positions, rows of positions first; a loop over parts of the rows if they are many."""
+    if (size := _part(spec)) == spec.out_size:
+        return _sums(spec, lhs, rhs)
+    reach = [
+        (count - 1) * stride + (window - 1) * dilation + 1
+        for count, stride, window, dilation in zip(size, spec.strides, spec.window, spec.rhs_dilation, strict=True)
+    ]
+    part = dataclasses.replace(spec, in_size=tuple(reach), padding=((0, 0),) * spec.ndim)
+    in_row, kept, last = spec.out_size[-1] // size[-1], _kept_axes(spec), spec.ndim - 1
+    rows, rows_in_part = math.prod(spec.out_size[:-1]), math.prod(size[:-1])
 
-    def rows(x: Array, count: int) -> Array:
-        sums = []
-        for row in itertools.product(range(count), rest):
-            starts = [p * s for p, s in zip((row[0], *row[1]), spec.strides, strict=False)]
-            sums.append(_row(spec, take(x, layout, **spatial_slices(starts, reach, (1,) * len(reach))), rhs))
-        return lax.concatenate(sums, 0)
+    def start(i: Any, rows: int, columns: int) -> tuple[Any, Any]:
+        """Where part i starts, if one has so many rows and columns."""
+        return lax.mul(lax.div(i, np.int32(in_row)), np.int32(rows)), lax.mul(lax.rem(i, np.int32(in_row)), np.int32(columns))
 
-    items, height = (rhs.shape[layout.index(axis)] for axis in "c0")
-    if math.prod(spec.out_size) * items * -(-height // _block_height(spec, items, height)) <= MAX_SUM_TERMS:
-        return rows(lhs, spec.out_size[0])
+    def fetch(i: Any) -> list[Array]:
+        row, column = start(i, spec.strides[0], size[-1] * spec.strides[-1])
+        return [take_at(lhs, spec.lhs_layout, **{"s0": (row, reach[0]), f"s{last}": (column, reach[-1])})]
 
-    def fetch(p: Any) -> list[Array]:
-        return [take_at(lhs, layout, s0=(lax.mul(p, np.int32(spec.strides[0])), reach[0]))]
+    def store(i: Any, out: Array, x: Array) -> Array:
+        row, column = start(i, rows_in_part, size[-1])
+        return put_at(out, "r" + kept, _sums(part, x, rhs), r=row, k=column)
 
-    def store(p: Any, out: Array, x: Array) -> Array:
-        return put_at(out, "r" + _kept_axes(spec), rows(x, 1), r=lax.mul(p, np.int32(len(rest))))
+    lengths = spec.sizes(spec.out_size) | {"k": spec.out_size[-1], "r": rows}
+    zeros = lax.full([lengths[axis] for axis in "r" + kept], 0, lhs.dtype)
+    return _loop(rows // rows_in_part * in_row, fetch, store, zeros)
 
-    sizes = spec.sizes(spec.out_size) | {"k": spec.out_size[-1]}
-    kept = [sizes[axis] for axis in _kept_axes(spec)]
-    return _loop(spec.out_size[0], fetch, store, lax.full((spec.out_size[0] * len(rest), *kept), 0, lhs.dtype))
+
+def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The sums for all output positions, written out, rows of positions first. Large ones apart, so that they share memory."""
+    layout, sums = _product_layout(spec), []
+    reach = [(window - 1) * dilation + 1 for window, dilation in zip(spec.window, spec.rhs_dilation, strict=True)]
+    large = spec.batch * spec.out_channels * math.prod(spec.out_size) * rhs.size > _blocks(spec) * spec.out_channels * (lhs.size + rhs.size)
+
+    for position in itertools.product(*map(range, spec.out_size[:-1])):
+        starts = [p * stride for p, stride in zip(position, spec.strides, strict=False)]
+
+        def row(x: Array, w: Array, starts: list[int] = starts) -> Array:
+            x, w = align(x, spec.lhs_layout, layout), align(w, spec.rhs_layout, layout)
+            return _row(spec, take(x, layout, **spatial_slices(starts, reach[:-1], (1,) * len(starts))), w)
+
+        sums.append((apart(row) if large else row)(lhs, rhs))
+    return lax.concatenate(sums, 0) if len(sums) > 1 else sums[0]
 
 
 @shared
@@ -267,8 +298,7 @@ def _row(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 def _column(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The sum of products for one output position, over the items of c and blocks of rows. Traced once for all positions."""
     layout, axes = _product_layout(spec), _sums_layout(spec)
-    items, height = (rhs.shape[layout.index(axis)] for axis in "c0")
-    block, own = _block_height(spec, items, height), {"n": spec.batch, "o": spec.out_channels}
+    block, own = _block_height(spec), {"n": spec.batch, "o": spec.out_channels}
     lhs, rhs = (_spread(a, [own.get(axis, size) for axis, size in zip(layout, a.shape, strict=True)]) for a in (lhs, rhs))
     counts = [rhs.shape[layout.index(axis)] for axis in spec.spatial]
     lhs = take(lhs, layout, **spatial_slices((0,) * spec.ndim, counts, spec.rhs_dilation))
@@ -278,12 +308,16 @@ def _column(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     return lax.reshape(total, [sizes[axis] for axis in axes])
 
 
-def _block_height(spec: ConvSpec, items: int, height: int) -> int:
-    """The rows of a block, such that all items have about `ROW_TERMS` blocks together, or more if the sums stay unrolled."""
+def _block_height(spec: ConvSpec) -> int:
+    """The rows of a block, such that all items have about `ROW_TERMS` blocks together, or some more."""
     more = _product_layout(spec).endswith(spec.spatial) or spec.batch * spec.out_channels > 16 * 16
-    unrolled = MAX_SUM_TERMS // math.prod(spec.out_size)
-    terms = min(MORE_ROW_TERMS, unrolled) if more and unrolled >= ROW_TERMS else ROW_TERMS
-    return -(-height // _even(height, max(1, terms // items)))
+    height, terms = spec.window[0], MORE_ROW_TERMS if more else ROW_TERMS
+    return -(-height // _even(height, max(1, terms // spec.in_channels)))
+
+
+def _blocks(spec: ConvSpec) -> int:
+    """The terms of a sum: the blocks of all items."""
+    return spec.in_channels * -(-spec.window[0] // _block_height(spec))
 
 
 def _taller(block: Array, height: int, axis: int) -> Array:
