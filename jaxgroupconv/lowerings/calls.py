@@ -13,7 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax import Array, lax
 
+from jaxgroupconv.lowerings.geometry import loop
 from jaxgroupconv.spec import ConvSpec
 
 MAX_TERMS = 16  # of a sum that is left open: no dearer to compute again than to read, and cheap to fuse into an activation
@@ -33,6 +36,21 @@ def worthwhile(name: str, spec: ConvSpec) -> bool:
 def apart(compute: Callable[..., Any]) -> Callable[..., Any]:
     """The same function as a call that XLA keeps: its operands are computed before it, and it before what uses it."""
     return call(compute, kept=True)
+
+
+def loop_apart(count: int, fetch: Callable, step: Callable, init: Array) -> Array:
+    """A loop over slices of the operands: `out = step(i, out, *fetch(i))`.
+
+    XLA would fuse slicing at a dynamic position into every term, which is no vector loop any more; so the slices are taken
+    apart. And it runs a loop on one core alone if it takes it for small (JAX 0.12), but not one that sorts: so i is the first
+    of two sorted numbers.
+    """
+
+    def body(i: Any, out: Array) -> Array:
+        i = lax.squeeze(lax.slice(lax.sort(lax.add(lax.iota(np.int32, 2), i)), (0,), (1,)), (0,))
+        return step(i, out, *apart(fetch)(i))
+
+    return loop(count, body, init)
 
 
 def call(compute: Callable[..., Any], kept: bool) -> Callable[..., Any]:

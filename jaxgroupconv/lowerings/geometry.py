@@ -4,6 +4,7 @@ Arrays carry their axes as a string of letters in memory order (see `ConvSpec`),
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -122,6 +123,16 @@ def loop(count: int, step: Callable[[Any, Array], Array], init: Array) -> Array:
         return lax.add(i, np.int32(1)), step(i, out)
 
     return lax.while_loop(lambda carry: lax.lt(carry[0], np.int32(count)), body, (np.int32(0), init))[1]
+
+
+def spread(array: Array, shape: Sequence[int]) -> Array:
+    """Repeats axes of length one."""
+    return array if array.shape == tuple(shape) else lax.broadcast_in_dim(array, shape, range(len(shape)))
+
+
+def total(terms: Sequence[Array]) -> Array:
+    """The sum, one term after the other."""
+    return functools.reduce(lax.add, terms)
 
 
 def divisor(number: int, at_most: int) -> int:

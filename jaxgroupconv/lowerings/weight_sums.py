@@ -1,0 +1,213 @@
+"""Weight gradients as sums: for each output position, a slice of the input times the window, summed over c and the window.
+
+XLA:CPU compiles a reduction into a scalar loop. So blocks of the rows of the window are added up elementwise, a vector loop,
+and the rest is a product with ones, which is one too. Each row of output positions is one fusion and one product. If they were
+too much to compile, they are a loop over parts of rows; if the items of c do not fit into the cache, they are another.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jax import Array, lax
+
+from jaxgroupconv.lowerings.calls import apart, loop_apart, shared
+from jaxgroupconv.lowerings.geometry import (
+    align,
+    contract,
+    divisor,
+    pad,
+    pieces,
+    put_at,
+    spatial_slices,
+    spread,
+    take,
+    take_at,
+    total,
+)
+from jaxgroupconv.spec import ConvSpec
+
+ROW_TERMS = 8  # products added up elementwise before a reduction
+MORE_ROW_TERMS = 14  # where the window is minor or the channels are wide; 16 slices would often share a set of the cache
+SHORT_ROW = 16  # elements of a row, channel-first, that are too few for a vector loop
+MAX_TERMS = 128  # unrolled products of all output positions; beyond, a loop over parts of rows
+MAX_COLUMNS = 8  # output positions of such a part
+CACHE_BYTES = 1 << 20  # operands that one iteration over c works on
+
+
+def over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The sums for all output positions, of operands with their group axes split off, in the dtype of the sums."""
+    if spec.lhs_layout.endswith(spec.spatial) and spec.window[-1] < SHORT_ROW:
+        spec, lhs, rhs = _channel_last(spec, lhs, rhs)
+    channels, size = spec.in_channels, spec.out_size
+    items = divisor(channels, min(ROW_TERMS, CACHE_BYTES * channels // (lhs.nbytes + rhs.nbytes)))
+    spec = _even_parts(dataclasses.replace(spec, in_channels=items))
+    lhs = pad(spec, lhs)
+    axes = spec.spatial[:-1] + _kept_axes(spec).replace("k", spec.spatial[-1])
+    shape = spec.shape(axes, spec.out_size)
+
+    def fetch(i: Any) -> list[Array]:
+        at = lax.mul(i, np.int32(items)), items
+        return [take_at(lhs, spec.lhs_layout, c=at), take_at(rhs, spec.rhs_layout, c=at)]
+
+    def add(_, out: Array, x: Array, w: Array) -> Array:
+        return lax.add(out, lax.reshape(_positions(spec, x, w), shape))
+
+    if items == channels:
+        out = lax.reshape(_positions(spec, lhs, rhs), shape)
+    else:
+        out = loop_apart(channels // items, fetch, add, lax.full(shape, 0, spec.compute_dtype))
+    return align(take(out, axes, **spatial_slices((0,) * spec.ndim, size, (1,) * spec.ndim)), axes, spec.out_layout)
+
+
+def _channel_last(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Array]:
+    """The operands with the groups and their channels as the minor axes, moved apart: XLA would move them for each product."""
+    relaid = dataclasses.replace(spec, lhs_layout=f"c{spec.spatial}gn", rhs_layout=f"c{spec.spatial}go")
+
+    def relay(lhs: Array, rhs: Array) -> list[Array]:
+        return [align(lhs, spec.lhs_layout, relaid.lhs_layout), align(rhs, spec.rhs_layout, relaid.rhs_layout)]
+
+    return relaid, *apart(relay)(lhs, rhs)
+
+
+def _part(spec: ConvSpec) -> tuple[int, ...]:
+    """The output positions that are written out: all, or, if these were too many terms, a part of a row of the first axis."""
+    *rows, columns = spec.out_size
+    if math.prod(spec.out_size) * _blocks(spec) <= MAX_TERMS:
+        return spec.out_size
+    return *(1, *rows[1:])[: len(rows)], -(-columns // -(-columns // MAX_COLUMNS))
+
+
+def _even_parts(spec: ConvSpec) -> ConvSpec:
+    """The same with a few more columns of the output, such that all parts are equal."""
+    missing, (*others, (low, high)) = -spec.out_size[-1] % _part(spec)[-1], spec.padding
+    return dataclasses.replace(spec, padding=(*others, (low, high + missing * spec.strides[-1]))) if missing else spec
+
+
+def _positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The sums for all output positions, rows of positions first; `lhs` is padded, and may be some items of c only."""
+    if (size := _part(spec)) == spec.out_size:
+        return _sums(spec, lhs, rhs)
+    reach = [
+        (count - 1) * stride + (window - 1) * dilation + 1
+        for count, stride, window, dilation in zip(size, spec.strides, spec.window, spec.rhs_dilation, strict=True)
+    ]
+    part = dataclasses.replace(spec, in_size=tuple(reach), padding=((0, 0),) * spec.ndim)
+    rows, in_part, in_row = math.prod(spec.out_size[:-1]), math.prod(size[:-1]), spec.out_size[-1] // size[-1]
+    kept, last = _kept_axes(spec), f"s{spec.ndim - 1}"
+
+    def start(i: Any, row: int, columns: int) -> tuple[Any, Any]:
+        """Where part i starts, if the parts of one row after the other are so far apart."""
+        return lax.mul(lax.div(i, np.int32(in_row)), np.int32(row)), lax.mul(lax.rem(i, np.int32(in_row)), np.int32(columns))
+
+    def fetch(i: Any) -> list[Array]:
+        row, column = start(i, spec.strides[0], size[-1] * spec.strides[-1])
+        return [take_at(lhs, spec.lhs_layout, **{"s0": (row, reach[0]), last: (column, reach[-1])})]
+
+    def store(i: Any, out: Array, x: Array) -> Array:
+        row, column = start(i, in_part, size[-1])
+        return put_at(out, "r" + kept, _sums(part, x, rhs), r=row, k=column)
+
+    lengths = spec.sizes(spec.out_size) | {"r": rows, "k": spec.out_size[-1]}
+    zeros = lax.full([lengths[axis] for axis in "r" + kept], 0, lhs.dtype)
+    return loop_apart(rows // in_part * in_row, fetch, store, zeros)
+
+
+def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The same written out, a row of positions after the other.
+
+    Rows whose sums take more memory than the operands are apart: XLA computes one call after the other, in the same memory.
+    """
+    layout, rows = _product_layout(spec), list(itertools.product(*map(range, spec.out_size[:-1])))
+    reach = [(window - 1) * dilation + 1 for window, dilation in zip(spec.window[:-1], spec.rhs_dilation[:-1], strict=True)]
+    size = spec.batch * math.prod(spec.out_size) * rhs.size / _blocks(spec)
+
+    def at(position: tuple[int, ...]) -> Callable[[Array, Array], Array]:
+        starts = [p * stride for p, stride in zip(position, spec.strides[:-1], strict=True)]
+
+        def row_of_sums(x: Array, w: Array) -> Array:
+            x, w = align(x, spec.lhs_layout, layout), align(w, spec.rhs_layout, layout)
+            return _row(spec, take(x, layout, **spatial_slices(starts, reach, (1,) * len(reach))), w)
+
+        return apart(row_of_sums) if len(rows) > 1 and size > lhs.size + rhs.size else row_of_sums
+
+    sums = [at(position)(lhs, rhs) for position in rows]
+    return lax.concatenate(sums, 0) if len(sums) > 1 else sums[0]
+
+
+@shared
+def _row(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The sums for one row of output positions; its axes are one of length one and `_kept_axes`. Traced once for all rows."""
+    layout, axes, last = _product_layout(spec), _sums_layout(spec), str(spec.ndim - 1)
+    reach = (rhs.shape[layout.index(last)] - 1) * spec.rhs_dilation[-1] + 1
+    starts = [column * spec.strides[-1] for column in range(spec.out_size[-1])]
+    columns = [_column(spec, take(lhs, layout, **{f"s{last}": slice(start, start + reach)}), rhs) for start in starts]
+    sums = lax.optimization_barrier(lax.concatenate(columns, axes.index("k")))
+    # The product with ones: the summed axes come last in its first operand, or else first in its second.
+    minor = axes.endswith(spec.spatial)
+    ones_axes = spec.spatial if minor else "k" + spec.spatial
+    ones = lax.broadcast(np.ones((), sums.dtype), [sums.shape[axes.index(axis)] for axis in ones_axes])
+    operands = (sums, axes, ones, ones_axes) if minor else (ones, ones_axes, sums, axes)
+    product, left = contract(*operands, batch="" if minor else "k", merge=False, precision=lax.Precision.HIGHEST)
+    return align(product, left, "0" + _kept_axes(spec))
+
+
+@shared
+def _column(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The sum of products for one output position, over the items of c and blocks of rows. Traced once for all positions."""
+    layout, axes = _product_layout(spec), _sums_layout(spec)
+    block, own = _block_height(spec), {"n": spec.batch, "o": spec.out_channels}
+    lhs, rhs = (spread(a, [own.get(axis, size) for axis, size in zip(layout, a.shape, strict=True)]) for a in (lhs, rhs))
+    counts = [rhs.shape[layout.index(axis)] for axis in spec.spatial]
+    lhs = take(lhs, layout, **spatial_slices((0,) * spec.ndim, counts, spec.rhs_dilation))
+    blocks = (rows for item in pieces(lax.mul(lhs, rhs), layout, "c") for rows in pieces(item, layout, "0", block))
+    sums = total([_taller(rows, block, layout.index("0")) for rows in blocks])
+    sizes = dict(zip(layout, sums.shape, strict=True)) | {"k": 1}
+    return lax.reshape(sums, [sizes[axis] for axis in axes])
+
+
+def _block_height(spec: ConvSpec) -> int:
+    """The rows of a block, such that all items have about `ROW_TERMS` blocks together, or some more."""
+    more = _product_layout(spec).endswith(spec.spatial) or spec.batch * spec.out_channels > 16 * 16
+    height, terms = spec.window[0], MORE_ROW_TERMS if more else ROW_TERMS
+    return -(-height // _even(height, max(1, terms // spec.in_channels)))
+
+
+def _blocks(spec: ConvSpec) -> int:
+    """The terms of a sum: the blocks of all items."""
+    return spec.in_channels * -(-spec.window[0] // _block_height(spec))
+
+
+def _taller(block: Array, height: int, axis: int) -> Array:
+    """The block with rows of zeros below, up to a height."""
+    missing = height - block.shape[axis]
+    if not missing:
+        return block
+    return lax.pad(block, np.zeros((), block.dtype), [(0, missing if i == axis else 0, 0) for i in range(block.ndim)])
+
+
+def _product_layout(spec: ConvSpec) -> str:
+    """The layout of the products: the input's, with o beside n."""
+    return spec.lhs_layout.replace("n", "no")
+
+
+def _sums_layout(spec: ConvSpec) -> str:
+    """The layout of the sums over c: k, the output's last axis, stands before the window's."""
+    axes = _product_layout(spec).replace("c", "")
+    first = min(axes.index(axis) for axis in spec.spatial)
+    return axes[:first] + "k" + axes[first:]
+
+
+def _kept_axes(spec: ConvSpec) -> str:
+    """The layout of the sums once they are reduced."""
+    return "".join(axis for axis in _sums_layout(spec) if axis not in spec.spatial)
+
+
+def _even(number: int, at_most: int) -> int:
+    """A size of parts of which the number is a multiple, if that costs no more than half of the bound; else the bound."""
+    at_most = min(number, at_most)
+    even = divisor(number, at_most)
+    return even if 2 * even > at_most else at_most
