@@ -27,14 +27,14 @@ from jaxgroupconv.lowerings.geometry import (
     take_at,
     total,
 )
-from jaxgroupconv.lowerings.weight_sums import over_outputs
+from jaxgroupconv.lowerings.weight_sums import MAX_COLUMNS, over_outputs
 from jaxgroupconv.spec import ConvSpec
 
 MAX_TERMS = 64  # unrolled terms of one sum; beyond, XLA's fused loop degrades and compiles slowly
 LOOP_TERMS = 8  # least terms of one iteration: the result is read and written once in each
 LOOP_PRODUCTS = 128  # the same times the output channels where these are minor: less, and LLVM unrolls their loop into scalars
 MAX_ROW_TERMS = 128  # of one kernel row, which is never split
-MAX_SUMS = 1024  # output positions of a weight gradient
+MAX_SUMS = 128  # output positions of a weight gradient's iteration
 MAX_PHASES = 4  # of a dilated input, each of which is compiled on its own; more only with
 MAX_PHASE_TERMS = 256  # terms in all of them together
 
@@ -44,8 +44,8 @@ def why_not(spec: ConvSpec) -> str | None:
     if spec.phases > MAX_PHASES and (spec.short_output or spec.in_channels * math.prod(spec.window) > MAX_PHASE_TERMS):
         return f"{spec.phases} phases of the dilated input exceed {MAX_PHASES}"
     if spec.short_output:
-        positions = math.prod(spec.out_size)
-        return None if positions <= MAX_SUMS else f"{positions} output positions exceed {MAX_SUMS}"
+        written = math.prod(spec.out_size[1:-1]) * min(spec.out_size[-1], MAX_COLUMNS)
+        return None if written <= MAX_SUMS else f"{written} output positions at a time exceed {MAX_SUMS}"
     row = math.prod(spec.window[1:]) if spec.ndim > 1 else spec.in_channels * spec.window[0]
     if row > MAX_ROW_TERMS:
         return f"{row} terms in a row of the kernel exceed {MAX_ROW_TERMS}"
