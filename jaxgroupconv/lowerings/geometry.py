@@ -168,11 +168,12 @@ def crop(spec: ConvSpec, lhs: Array) -> tuple[ConvSpec, Array]:
     return dataclasses.replace(spec, in_size=tuple(sizes), padding=tuple(padding)), lhs
 
 
-def pad(spec: ConvSpec, lhs: Array) -> Array:
-    """Pads the input (group axis split, padding not negative, no input dilation) with zeros."""
-    if not any(p for pair in spec.padding for p in pair):
+def pad(spec: ConvSpec, lhs: Array, groups: int = 0) -> Array:
+    """Pads the input (group axis split, padding not negative, no input dilation) with zeros, and with some groups of zeros."""
+    if not groups and not any(p for pair in spec.padding for p in pair):
         return lhs
     config = [(0, 0, 0)] * lhs.ndim
+    config[spec.lhs_layout.index("g")] = (0, groups, 0)
     for axis, (low, high) in enumerate(spec.padding):
         config[spec.lhs_layout.index(str(axis))] = (low, high, 0)
     return lax.pad(lhs, np.zeros((), lhs.dtype), config)

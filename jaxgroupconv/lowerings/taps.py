@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jax import Array, lax
 
+from jaxgroupconv.lowerings.calls import MAX_TERMS as OPEN_TERMS
 from jaxgroupconv.lowerings.calls import apart, loop_apart, shared
 from jaxgroupconv.lowerings.geometry import (
     align,
@@ -33,6 +34,8 @@ from jaxgroupconv.spec import ConvSpec
 MAX_TERMS = 64  # unrolled terms of one sum; beyond, XLA's fused loop degrades and compiles slowly
 LOOP_TERMS = 8  # least terms of one iteration: the result is read and written once in each
 LOOP_PRODUCTS = 128  # the same times the output channels where these are minor: less, and LLVM unrolls their loop into scalars
+CACHE_WAY, CACHE_LINE = 4096, 64  # bytes: addresses of the first cache that are so far apart share a set
+SET_LINES = 5  # lines of the input that a set has room for, beside the kernel's: of eight
 MAX_ROW_TERMS = 128  # of one kernel row, which is never split
 MAX_SUMS = 128  # output positions of a weight gradient's iteration
 MAX_PHASES = 4  # of a dilated input, each of which is compiled on its own; more only with
@@ -46,7 +49,7 @@ def why_not(spec: ConvSpec) -> str | None:
     if spec.short_output:
         written = math.prod(spec.out_size[1:-1]) * min(spec.out_size[-1], MAX_COLUMNS)
         return None if written <= MAX_SUMS else f"{written} output positions at a time exceed {MAX_SUMS}"
-    row = math.prod(spec.window[1:]) if spec.ndim > 1 else spec.in_channels * spec.window[0]
+    row = math.prod(spec.window[1:])
     if row > MAX_ROW_TERMS:
         return f"{row} terms in a row of the kernel exceed {MAX_ROW_TERMS}"
     return None
@@ -104,10 +107,10 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     height, channels, minor = spec.window[0], spec.in_channels, spec.out_channels if spec.out_layout.endswith("o") else 1
     scattered = minor > 1 and not spec.rhs_layout.endswith("o")  # as in gradients, channel-last
     spec, lhs, rhs = _like_result(spec, lhs, rhs)
-    lhs, rhs = pad(spec, lhs), lax.optimization_barrier(rhs)
-    if channels * math.prod(spec.window) <= MAX_TERMS or spec.ndim == 1:
+    rhs = lax.optimization_barrier(rhs)
+    if channels * (taps := math.prod(spec.window)) <= MAX_TERMS:
         rhs = apart(lax.optimization_barrier)(rhs) if scattered else rhs
-        return total(_terms(spec, lhs, rhs))
+        return total(_terms(spec, *_spaced(spec, lhs, rhs, taps if taps > OPEN_TERMS else 1)))
 
     in_row = math.prod(spec.window[1:])
     least = max(LOOP_TERMS, LOOP_PRODUCTS // minor) if minor >= 4 else LOOP_TERMS
@@ -115,6 +118,7 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     count = min(height, -(-least // (part * in_row)))
     reach = (spec.out_size[0] - 1) * spec.strides[0] + (count - 1) * spec.rhs_dilation[0] + 1
     loops, rest = divmod(height, count)
+    lhs, rhs = _spaced(spec, lhs, rhs, count * in_row)
 
     def fetch(i: Any) -> list[Array]:
         c, row = lax.mul(lax.div(i, np.int32(loops)), np.int32(part)), lax.mul(lax.rem(i, np.int32(loops)), np.int32(count))
@@ -127,6 +131,23 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         return out
     x = take(lhs, spec.lhs_layout, s0=slice((height - rest) * spec.rhs_dilation[0], None))
     return total([out, *_terms(spec, x, take(rhs, spec.rhs_layout, s0=slice(height - rest, None)))])
+
+
+def _spaced(spec: ConvSpec, lhs: Array, rhs: Array, positions: int) -> tuple[Array, Array]:
+    """The padded input, and the kernel; with more groups, if so many positions at a time would share a set of the cache.
+
+    Where the groups are minor and their number is a multiple of a large power of two, neighbouring positions do.
+    """
+    after = 1 + max(map(spec.lhs_layout.index, spec.spatial))
+    pitch = math.prod(lhs.shape[after:]) * lhs.dtype.itemsize
+    if "g" not in spec.lhs_layout[after:] or positions <= SET_LINES * CACHE_WAY // math.gcd(pitch, CACHE_WAY):
+        return pad(spec, lhs), rhs
+    more = -(-CACHE_LINE * spec.groups // pitch)
+
+    def add_groups(kernel: Array) -> Array:
+        return lax.pad(kernel, np.zeros((), kernel.dtype), [(0, more * (axis == "g"), 0) for axis in spec.rhs_layout])
+
+    return pad(spec, lhs, more), apart(add_groups)(rhs)
 
 
 def _like_result(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Array]:
@@ -156,6 +177,7 @@ def _row_of_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     shape, terms = spec.shape(spec.out_layout, spec.out_size), []
     for tap, w in enumerate(pieces(rhs, spec.rhs_layout, spec.spatial[-1])):
         starts = (*[0] * (spec.ndim - 1), tap * spec.rhs_dilation[-1])
-        x = take(lhs, spec.lhs_layout, **spatial_slices(starts, spec.out_size, spec.strides))
+        x = take(lhs, spec.lhs_layout, g=slice(0, spec.groups), **spatial_slices(starts, spec.out_size, spec.strides))
+        w = take(w, spec.rhs_layout, g=slice(0, spec.groups))
         terms.append(lax.mul(spread(x, shape), spread(w, shape)))
     return total(terms)
