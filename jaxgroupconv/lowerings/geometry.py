@@ -170,12 +170,10 @@ def crop(spec: ConvSpec, lhs: Array) -> tuple[ConvSpec, Array]:
 
 def pad(spec: ConvSpec, lhs: Array, groups: int = 0) -> Array:
     """Pads the input (group axis split, padding not negative, no input dilation) with zeros, and with some groups of zeros."""
-    if not groups and not any(p for pair in spec.padding for p in pair):
+    more = {"g": (0, groups)} | {str(axis): pair for axis, pair in enumerate(spec.padding)}
+    config = [(*more.get(axis, (0, 0)), 0) for axis in spec.lhs_layout]
+    if not any(low or high for low, high, _ in config):
         return lhs
-    config = [(0, 0, 0)] * lhs.ndim
-    config[spec.lhs_layout.index("g")] = (0, groups, 0)
-    for axis, (low, high) in enumerate(spec.padding):
-        config[spec.lhs_layout.index(str(axis))] = (low, high, 0)
     return lax.pad(lhs, np.zeros((), lhs.dtype), config)
 
 

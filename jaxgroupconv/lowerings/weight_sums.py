@@ -35,7 +35,8 @@ MORE_ROW_TERMS = 14  # where the window is minor or the channels are wide; 16 sl
 SHORT_ROW = 16  # elements of a row, channel-first, that are too few for a vector loop
 MAX_TERMS = 128  # unrolled products of all output positions; beyond, a loop over parts of rows
 MAX_COLUMNS = 8  # output positions of such a part
-CACHE_BYTES = 1 << 20  # operands that one iteration over c works on
+CACHE_BYTES = 1 << 20  # operands that one iteration over c works on, which it copies
+FEW_POSITIONS = 8  # that read the operands too seldom to be worth these copies
 
 
 def over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
@@ -43,7 +44,8 @@ def over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     if spec.lhs_layout.endswith(spec.spatial) and spec.window[-1] < SHORT_ROW:
         spec, lhs, rhs = _channel_last(spec, lhs, rhs)
     channels, size = spec.in_channels, spec.out_size
-    items = divisor(channels, min(ROW_TERMS, CACHE_BYTES * channels // (lhs.nbytes + rhs.nbytes)))
+    cached = CACHE_BYTES * channels // (lhs.nbytes + rhs.nbytes) if math.prod(size) > FEW_POSITIONS else channels
+    items = divisor(channels, min(ROW_TERMS, cached))
     spec = _even_parts(dataclasses.replace(spec, in_channels=items))
     lhs = pad(spec, lhs)
     axes = spec.spatial[:-1] + _kept_axes(spec).replace("k", spec.spatial[-1])
