@@ -193,8 +193,9 @@ def _small_map(spec: ConvSpec) -> bool:
 
 def _patches(spec: ConvSpec) -> bool:
     """Strided single items, or groups so wide that the patches cost little beside their product."""
-    strided = spec.batch == 1 and _strided(spec)
-    return spec.phases == 1 and math.prod(spec.window) > 1 and (strided or (spec.in_channels >= 64 and not _gathered(spec)))
+    strided, small = spec.batch == 1 and _strided(spec), math.prod(spec.window) <= 49
+    wide = small and spec.in_channels >= 64 and not _gathered(spec)
+    return spec.phases == 1 and math.prod(spec.window) > 1 and (strided or wide)
 
 
 def _thin_dilated(spec: ConvSpec) -> bool:
@@ -275,11 +276,15 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "one: sums over the kernel's taps",
     ),
     (_small_map, "matmul", "more than 16 groups of at most 64 positions: matrix products of patches"),
-    (_patches, "matmul", "wider groups, strided and of one item, or of 64 channels or more: matrix products of patches"),
     (
-        lambda spec: math.prod(spec.window) <= 49,
+        _patches,
+        "matmul",
+        "wider groups, strided and of one item, or of 64 channels or more and 49 kernel elements or less: matrix products of patches",
+    ),
+    (
+        lambda spec: math.prod(spec.window) <= 64,
         "per_group",
-        "wider groups and at most 49 kernel elements: a dense convolution for each",
+        "wider groups and at most 64 kernel elements: a dense convolution for each",
     ),
     (lambda spec: True, "native", "wider groups and a large kernel"),
 )
