@@ -279,7 +279,7 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _patches,
         "matmul",
-        "wider groups, strided and of one item, or of 64 channels or more and 49 kernel elements or less: matrix products of patches",
+        "wider groups, strided and of one item, or of at least 64 channels and at most 49 kernel elements: products of patches",
     ),
     (
         lambda spec: math.prod(spec.window) <= 64,

@@ -138,6 +138,17 @@ CASES = (
     Case("large kernel, more channels", (1, 8, 10, 12), (4, 4, 7, 6), groups=2, strides=(1, 2), padding=((3, 3), (2, 3))),
     Case("large kernel, dilated", (1, 4, 10, 9), (2, 2, 9, 8), groups=2, padding=((8, 8), (7, 6)), rhs_dilation=(2, 2)),
     Case("large kernel, channel-last", (1, 9, 9, 4), (7, 7, 2, 4), groups=2, padding=((3, 3), (3, 3)), layouts=NHWC),
+    # Positions that are a multiple of the cache's size apart.
+    Case("a power of two of groups, channel-last", (1, 20, 1024), (31, 1, 1024), groups=1024, padding=((15, 15),), layouts=NWC),
+    Case(
+        "a power of two of channels, channel-last",
+        (1, 5, 6, 512),
+        (5, 5, 2, 512),
+        groups=256,
+        padding=((2, 2),) * 2,
+        layouts=NHWC,
+    ),
+    Case("the same, large kernel", (1, 9, 9, 1024), (7, 10, 1, 1024), groups=1024, padding=((3, 3), (5, 4)), layouts=NHWC),
     Case("all sizes one", (1, 1, 1, 1), (1, 1, 1, 1)),
     Case("sizes one", (1, 3, 1, 5), (3, 1, 1, 1), groups=3),
     Case("one pixel", (2, 6, 1, 1), (6, 2, 3, 3), groups=3, padding=((1, 1), (1, 1))),
@@ -222,6 +233,23 @@ CASES = (
     Case(
         "weight gradient, many items and positions", (18, 2, 22, 16), (18, 2, 16, 10), batch_groups=2, layouts=WEIGHT_GRADIENT
     ),
+    Case("weight gradient, long rows", (2, 4, 24, 22), (2, 4, 20, 18), batch_groups=2, layouts=WEIGHT_GRADIENT),
+    Case(
+        "weight gradient of a stride, long rows",
+        (1, 4, 38, 40),
+        (1, 4, 18, 17),
+        batch_groups=4,
+        rhs_dilation=(2, 2),
+        layouts=WEIGHT_GRADIENT,
+    ),
+    Case(
+        "weight gradient of a dilation, rows in unequal parts",
+        (1, 34, 50, 4),
+        (1, 30, 30, 6),
+        batch_groups=2,
+        strides=(2, 2),
+        layouts=WEIGHT_GRADIENT_NHWC,
+    ),
     Case("weight gradient of a pointwise convolution", (2, 6, 5, 5), (2, 9, 5, 5), batch_groups=3, layouts=WEIGHT_GRADIENT),
     Case("weight gradient, wide groups", (2, 24, 7, 7), (2, 16, 5, 5), batch_groups=2, layouts=WEIGHT_GRADIENT),
     Case("weight gradient, channel-last", (3, 8, 8, 6), (3, 6, 6, 9), batch_groups=3, layouts=WEIGHT_GRADIENT_NHWC),
@@ -232,8 +260,11 @@ CASES = (
     Case("1d, causal and dilated", (2, 4, 11), (4, 1, 3), groups=4, padding=((4, 0),), rhs_dilation=(2,)),
     Case("1d, channel-last, strided", (2, 10, 6), (4, 2, 6), groups=3, strides=(2,), padding=((1, 2),), layouts=NWC),
     Case("1d, long kernel", (1, 3, 40), (3, 1, 31), groups=3, padding=((15, 15),)),
+    Case("1d, very long kernel", (2, 3, 150), (3, 1, 141), groups=3, strides=(2,), padding=((70, 68),)),
+    Case("1d, very long kernel, channel-last", (1, 150, 4), (133, 2, 6), groups=2, padding=((60, 72),), layouts=NWC),
     Case("1d, dilated input", (1, 4, 6), (6, 2, 4), groups=2, lhs_dilation=(3,), padding=((2, 3),)),
     Case("1d, weight gradient", (12, 6, 17), (12, 6, 15), batch_groups=3, layouts=("CNW", "IOW", "CNW")),
+    Case("1d, weight gradient, long kernel", (2, 4, 60), (2, 6, 38), batch_groups=2, layouts=("CNW", "IOW", "CNW")),
     Case("1d, negative padding", (1, 2, 8), (2, 1, 3), groups=2, padding=((-2, 1),)),
     Case("3d", (1, 4, 4, 5, 3), (6, 2, 2, 3, 2), groups=2, padding=((1, 0), (1, 1), (0, 1))),
     Case("3d, depthwise, channel-last, strided", (1, 4, 5, 4, 4), (3, 3, 2, 1, 8), groups=4, strides=(2, 1, 2), layouts=NDHWC),
@@ -248,6 +279,13 @@ CASES = (
         padding=((1, 1), (1, 2), (2, 2)),
     ),
     Case("3d, weight gradient", (2, 4, 5, 5, 4), (2, 4, 4, 3, 3), batch_groups=2, layouts=("CNDHW", "IODHW", "CNDHW")),
+    Case(
+        "3d, weight gradient, many positions",
+        (1, 4, 20, 8, 9),
+        (1, 4, 18, 6, 6),
+        batch_groups=2,
+        layouts=("CNDHW", "IODHW", "CNDHW"),
+    ),
     # Dtypes.
     Case("bfloat16", (2, 16, 6, 6), (8, 8, 3, 3), groups=2, dtype="bfloat16"),
     Case(
