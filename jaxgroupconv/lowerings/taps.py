@@ -36,6 +36,7 @@ LOOP_TERMS = 8  # least terms of one iteration: the result is read and written o
 LOOP_PRODUCTS = 128  # the same times the output channels where these are minor: less, and LLVM unrolls their loop into scalars
 CACHE_WAY, CACHE_LINE = 4096, 64  # bytes: addresses of the first cache that are so far apart share a set
 SET_LINES = 5  # lines of the input that a set has room for, beside the kernel's: of eight
+REGION_TERMS, REGION_BYTES = 8, 1 << 20  # most terms and least input for which the outputs at the borders are apart
 MAX_ROW_TERMS = 128  # of one kernel row, which is never split
 MAX_SUMS = 128  # output positions of a weight gradient's iteration
 MAX_PHASES = 4  # of a dilated input, each of which is compiled on its own; more only with
@@ -108,6 +109,8 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     scattered = minor > 1 and not spec.rhs_layout.endswith("o")  # as in gradients, channel-last
     spec, lhs, rhs = _like_result(spec, lhs, rhs)
     rhs = lax.optimization_barrier(rhs)
+    if _borders_apart(spec, lhs):
+        return _by_region(spec, lhs, rhs)
     if channels * (taps := math.prod(spec.window)) <= MAX_TERMS:
         rhs = apart(lax.optimization_barrier)(rhs) if scattered else rhs
         return total(_terms(spec, *_spaced(spec, lhs, rhs, taps if taps > OPEN_TERMS else 1)))
@@ -131,6 +134,33 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         return out
     x = take(lhs, spec.lhs_layout, s0=slice((height - rest) * spec.rhs_dilation[0], None))
     return total([out, *_terms(spec, x, take(rhs, spec.rhs_layout, s0=slice(height - rest, None)))])
+
+
+def _borders_apart(spec: ConvSpec, lhs: Array) -> bool:
+    """Whether to do without the padded copy of the input: in a short 1-D depthwise sum over much memory, channel-last.
+
+    With more terms, XLA would too often compute again what makes the input, for each of them.
+    """
+    if spec.ndim > 1 or spec.in_channels * spec.out_channels > 1 or spec.out_layout.endswith("0"):
+        return False
+    reach = (spec.window[0] - 1) * spec.rhs_dilation[0]
+    small = lhs.nbytes < REGION_BYTES or spec.in_size[0] <= 2 * reach or max(spec.padding[0]) > reach
+    return spec.window[0] <= REGION_TERMS and not small
+
+
+def _by_region(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The outputs that meet padding below, none, and padding above, each from the part of the input that it meets."""
+    low, stride, reach = spec.padding[0][0], spec.strides[0], (spec.window[0] - 1) * spec.rhs_dilation[0]
+    size, count, parts = spec.in_size[0], spec.out_size[0], []
+    inside = min(count, -(-low // stride)), min(count, (size - 1 - reach + low) // stride + 1)
+    for start, stop in itertools.pairwise((0, *inside, count)):
+        first, last = start * stride - low, (stop - 1) * stride - low + reach + 1
+        if start < stop:
+            below, above = max(0, -first), max(0, last - size)
+            part = dataclasses.replace(spec, in_size=(last - first - below - above,), padding=((below, above),))
+            x = take(lhs, spec.lhs_layout, s0=slice(max(0, first), min(size, last)))
+            parts.append(total(_terms(part, pad(part, x), rhs)))
+    return lax.concatenate(parts, spec.out_layout.index("0")) if len(parts) > 1 else parts[0]
 
 
 def _spaced(spec: ConvSpec, lhs: Array, rhs: Array, positions: int) -> tuple[Array, Array]:
