@@ -163,15 +163,19 @@ def _column(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     layout, axes = _product_layout(spec), _sums_layout(spec)
     block, own = _block_height(spec), {"n": spec.batch, "o": spec.out_channels}
     lhs, rhs = (spread(a, [own.get(axis, size) for axis, size in zip(layout, a.shape, strict=True)]) for a in (lhs, rhs))
-    terms, step = [], spec.rhs_dilation[0]
-    for x_item, w_item in zip(pieces(lhs, layout, "c"), pieces(rhs, layout, "c"), strict=True):
-        # Both are cut: blocks of their product take up to four times as long where the channels of a group are minor.
-        x_blocks, w_blocks = pieces(x_item, layout, "0", block * step), pieces(w_item, layout, "0", block)
-        for x, w in zip(x_blocks, w_blocks, strict=True):
-            counts = [w.shape[layout.index(axis)] for axis in spec.spatial]
-            x = take(x, layout, **spatial_slices((0,) * spec.ndim, counts, spec.rhs_dilation))
-            terms.append(_taller(lax.mul(x, w), block, layout.index("0")))
-    sums = total(terms)
+
+    def blocks(array: Array, height: int) -> list[Array]:
+        return [rows for item in pieces(array, layout, "c") for rows in pieces(item, layout, "0", height)]
+
+    def products(x: Array, w: Array) -> Array:
+        counts = [w.shape[layout.index(axis)] for axis in spec.spatial]
+        return lax.mul(take(x, layout, **spatial_slices((0,) * spec.ndim, counts, spec.rhs_dilation)), w)
+
+    if spec.batch * spec.out_channels > 1:  # blocks of the products would take up to four times as long
+        terms = map(products, blocks(lhs, block * spec.rhs_dilation[0]), blocks(rhs, block))
+    else:
+        terms = blocks(products(lhs, rhs), block)
+    sums = total([_taller(rows, block, layout.index("0")) for rows in terms])
     sizes = dict(zip(layout, sums.shape, strict=True)) | {"k": 1}
     return lax.reshape(sums, [sizes[axis] for axis in axes])
 
