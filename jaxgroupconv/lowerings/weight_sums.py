@@ -126,17 +126,24 @@ def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     layout, rows = _product_layout(spec), list(itertools.product(*map(range, spec.out_size[:-1])))
     reach = [(window - 1) * dilation + 1 for window, dilation in zip(spec.window[:-1], spec.rhs_dilation[:-1], strict=True)]
     size = spec.batch * math.prod(spec.out_size) * rhs.size / _blocks(spec)
+    large = len(rows) > 1 and size > lhs.size + rhs.size
+
+    def aligned(x: Array, w: Array) -> tuple[Array, Array]:
+        return align(x, spec.lhs_layout, layout), align(w, spec.rhs_layout, layout)
 
     def at(position: tuple[int, ...]) -> Callable[[Array, Array], Array]:
         starts = [p * stride for p, stride in zip(position, spec.strides[:-1], strict=True)]
 
         def row_of_sums(x: Array, w: Array) -> Array:
-            x, w = align(x, spec.lhs_layout, layout), align(w, spec.rhs_layout, layout)
             return _row(spec, take(x, layout, **spatial_slices(starts, reach, (1,) * len(reach))), w)
 
-        return apart(row_of_sums) if len(rows) > 1 and size > lhs.size + rhs.size else row_of_sums
+        def alone(x: Array, w: Array) -> Array:
+            return row_of_sums(*aligned(x, w))
 
-    sums = [at(position)(lhs, rhs) for position in rows]
+        return apart(alone) if large else row_of_sums
+
+    operands = (lhs, rhs) if large else aligned(lhs, rhs)
+    sums = [at(position)(*operands) for position in rows]
     return lax.concatenate(sums, 0) if len(sums) > 1 else sums[0]
 
 
