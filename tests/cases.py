@@ -82,6 +82,8 @@ NWC = ("NWC", "WIO", "NWC")
 NDHWC = ("NDHWC", "DHWIO", "NDHWC")
 WEIGHT_GRADIENT = ("CNHW", "IOHW", "CNHW")  # the axes in which JAX writes the gradient of an NCHW convolution
 WEIGHT_GRADIENT_NHWC = ("CHWN", "IHWO", "HWNC")
+WEIGHT_GRADIENT_1D = ("CNW", "IOW", "CNW")
+WEIGHT_GRADIENT_3D = ("CNDHW", "IODHW", "CNDHW")
 
 CASES = (
     # Two dimensions: groups and channels.
@@ -273,8 +275,8 @@ CASES = (
     Case("1d, very long kernel", (2, 3, 150), (3, 1, 141), groups=3, strides=(2,), padding=((70, 68),)),
     Case("1d, very long kernel, channel-last", (1, 150, 4), (133, 2, 6), groups=2, padding=((60, 72),), layouts=NWC),
     Case("1d, dilated input", (1, 4, 6), (6, 2, 4), groups=2, lhs_dilation=(3,), padding=((2, 3),)),
-    Case("1d, weight gradient", (12, 6, 17), (12, 6, 15), batch_groups=3, layouts=("CNW", "IOW", "CNW")),
-    Case("1d, weight gradient, long kernel", (2, 4, 60), (2, 6, 38), batch_groups=2, layouts=("CNW", "IOW", "CNW")),
+    Case("1d, weight gradient", (12, 6, 17), (12, 6, 15), batch_groups=3, layouts=WEIGHT_GRADIENT_1D),
+    Case("1d, weight gradient, long kernel", (2, 4, 60), (2, 6, 38), batch_groups=2, layouts=WEIGHT_GRADIENT_1D),
     Case("1d, negative padding", (1, 2, 8), (2, 1, 3), groups=2, padding=((-2, 1),)),
     Case("3d", (1, 4, 4, 5, 3), (6, 2, 2, 3, 2), groups=2, padding=((1, 0), (1, 1), (0, 1))),
     Case("3d, depthwise, channel-last, strided", (1, 4, 5, 4, 4), (3, 3, 2, 1, 8), groups=4, strides=(2, 1, 2), layouts=NDHWC),
@@ -288,13 +290,13 @@ CASES = (
         rhs_dilation=(1, 2, 3),
         padding=((1, 1), (1, 2), (2, 2)),
     ),
-    Case("3d, weight gradient", (2, 4, 5, 5, 4), (2, 4, 4, 3, 3), batch_groups=2, layouts=("CNDHW", "IODHW", "CNDHW")),
+    Case("3d, weight gradient", (2, 4, 5, 5, 4), (2, 4, 4, 3, 3), batch_groups=2, layouts=WEIGHT_GRADIENT_3D),
     Case(
         "3d, weight gradient, many positions",
         (1, 4, 20, 8, 9),
         (1, 4, 18, 6, 6),
         batch_groups=2,
-        layouts=("CNDHW", "IODHW", "CNDHW"),
+        layouts=WEIGHT_GRADIENT_3D,
     ),
     # Dtypes.
     Case("bfloat16", (2, 16, 6, 6), (8, 8, 3, 3), groups=2, dtype="bfloat16"),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from cases import CASES, EMPTY_CASES, Case, random_cases
+from cases import CASES, EMPTY_CASES, WEIGHT_GRADIENT_3D, Case, random_cases
 from jax import lax
 
 from jaxgroupconv import LOWERINGS, plan
@@ -120,7 +120,7 @@ def test_what_only_lax_understands_is_refused(changes, reason):
                 (1, 2, 31, 47, 29),
                 (1, 2, 30, 31, 20),
                 batch_groups=2,
-                layouts=("CNDHW", "IODHW", "CNDHW"),
+                layouts=WEIGHT_GRADIENT_3D,
             ),
             "136",
         ),

@@ -9,9 +9,9 @@ import dataclasses
 import math
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxgroupconv.lowerings.geometry import widen
 from jaxgroupconv.spec import ConvSpec
 
 
@@ -115,9 +115,8 @@ def _with_neighbours(spec: ConvSpec, lhs: Array, count: int) -> Array:
 
     def rows(start: int, stop: int, move: int) -> Array:
         """Some rows of every block, in the place of its neighbour if they are to move."""
-        config = {"0": (move, -move)} | {str(i): pair for i, pair in enumerate(_padded(spec), 2)}
         part = lax.slice_in_dim(lhs, start, stop, axis=axis + 1)
-        return lax.pad(part, jnp.zeros((), lhs.dtype), [(*config.get(a, (0, 0)), 0) for a in axes])
+        return widen(part, axes, s0=(move, -move), **{f"s{i}": pair for i, pair in enumerate(_padded(spec), 2)})
 
     parts = [rows(max(first, 0), min(last + 1, size), 0)]
     if first < 0:

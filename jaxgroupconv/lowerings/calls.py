@@ -19,7 +19,7 @@ from jax import Array, lax
 from jaxgroupconv.lowerings.geometry import loop
 from jaxgroupconv.spec import ConvSpec
 
-MAX_TERMS = 16  # of a sum that is left open: no dearer to compute again than to read, and cheap to fuse into an activation
+OPEN_TERMS = 16  # of a sum that is left open: no dearer to compute again than to read, and cheap to fuse into an activation
 _INLINED = "inlineable"  # XLA's attribute of calls
 
 
@@ -29,7 +29,7 @@ def worthwhile(name: str, spec: ConvSpec) -> bool:
     Sums over channels, one after the other, would multiply what each computes again. Nothing is fused to lax's convolutions.
     """
     depthwise = spec.in_channels == spec.out_channels == 1 and not spec.short_output
-    short = depthwise and math.prod(spec.window) // spec.phases <= MAX_TERMS
+    short = depthwise and math.prod(spec.window) // spec.phases <= OPEN_TERMS
     return name == "matmul" or (name == "taps" and not short)
 
 

@@ -105,6 +105,13 @@ def put_at(array: Array, axes: str, part: Array, **index: Any) -> Array:
     return lax.dynamic_update_slice(array, part, starts, allow_negative_indices=False)
 
 
+def widen(array: Array, axes: str, **more: tuple[int, int]) -> Array:
+    """Zeros before and after, by axis letter as in `take`; negative numbers crop. The array may lack some of the letters."""
+    sides = {letter.removeprefix("s"): pair for letter, pair in more.items()}
+    config = [(*sides.get(axis, (0, 0)), 0) for axis in axes]
+    return lax.pad(array, np.zeros((), array.dtype), config) if any(map(any, config)) else array
+
+
 def pieces(array: Array, axes: str, letters: str, size: int = 1) -> list[Array]:
     """The array cut along these axes, the first one slowest, into pieces of `size` elements, the last one of what is left."""
     parts = [array]
@@ -170,11 +177,7 @@ def crop(spec: ConvSpec, lhs: Array) -> tuple[ConvSpec, Array]:
 
 def pad(spec: ConvSpec, lhs: Array, groups: int = 0) -> Array:
     """Pads the input (group axis split, padding not negative, no input dilation) with zeros, and with some groups of zeros."""
-    more = {"g": (0, groups)} | {str(axis): pair for axis, pair in enumerate(spec.padding)}
-    config = [(*more.get(axis, (0, 0)), 0) for axis in spec.lhs_layout]
-    if not any(low or high for low, high, _ in config):
-        return lhs
-    return lax.pad(lhs, np.zeros((), lhs.dtype), config)
+    return widen(lhs, spec.lhs_layout, g=(0, groups), **{f"s{axis}": pair for axis, pair in enumerate(spec.padding)})
 
 
 def by_phase(lower: Lower, spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

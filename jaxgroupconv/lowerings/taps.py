@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.calls import MAX_TERMS as OPEN_TERMS
-from jaxgroupconv.lowerings.calls import apart, loop_apart, shared
+from jaxgroupconv.lowerings import weight_sums
+from jaxgroupconv.lowerings.calls import OPEN_TERMS, apart, loop_apart, shared
 from jaxgroupconv.lowerings.geometry import (
     align,
     by_phase,
@@ -27,8 +27,8 @@ from jaxgroupconv.lowerings.geometry import (
     take,
     take_at,
     total,
+    widen,
 )
-from jaxgroupconv.lowerings.weight_sums import MAX_COLUMNS, over_outputs
 from jaxgroupconv.spec import ConvSpec
 
 MAX_TERMS = 64  # unrolled terms of one sum; beyond, XLA's fused loop degrades and compiles slowly
@@ -38,7 +38,6 @@ CACHE_WAY, CACHE_LINE = 4096, 64  # bytes: addresses of the first cache that are
 SET_LINES = 5  # lines of the input that a set has room for, beside the kernel's: of eight
 REGION_TERMS, REGION_BYTES = 8, 1 << 20  # most terms and least input for which the outputs at the borders are apart
 MAX_ROW_TERMS = 128  # of one kernel row, which is never split
-MAX_SUMS = 128  # output positions of a weight gradient's iteration
 MAX_PHASES = 4  # of a dilated input, each of which is compiled on its own; more only with
 MAX_PHASE_TERMS = 256  # terms in all of them together
 
@@ -48,8 +47,7 @@ def why_not(spec: ConvSpec) -> str | None:
     if spec.phases > MAX_PHASES and (spec.short_output or spec.in_channels * math.prod(spec.window) > MAX_PHASE_TERMS):
         return f"{spec.phases} phases of the dilated input exceed {MAX_PHASES}"
     if spec.short_output:
-        written = math.prod(spec.out_size[1:-1]) * min(spec.out_size[-1], MAX_COLUMNS)
-        return None if written <= MAX_SUMS else f"{written} output positions at a time exceed {MAX_SUMS}"
+        return weight_sums.why_not(spec)
     row = math.prod(spec.window[1:])
     if row > MAX_ROW_TERMS:
         return f"{row} terms in a row of the kernel exceed {MAX_ROW_TERMS}"
@@ -73,7 +71,7 @@ def _lower(spec: ConvSpec, lhs: Array, rhs: Array, swap: bool) -> Array:
         return by_phase(functools.partial(_lower, swap=swap), spec, lhs, rhs)
     if swap and (swapped := _swapped(spec)) is not None:
         return lax.rev(_lower(*crop(swapped, rhs), lhs, swap), [spec.out_layout.index(axis) for axis in spec.spatial])
-    return (over_outputs if spec.short_output else _over_taps)(spec, lhs, rhs)
+    return (weight_sums.over_outputs if spec.short_output else _over_taps)(spec, lhs, rhs)
 
 
 def _swapped(spec: ConvSpec) -> ConvSpec | None:
@@ -104,7 +102,7 @@ def _swapped(spec: ConvSpec) -> ConvSpec | None:
 
 
 def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """All taps in one sum, or, where they are too many, a loop over some rows of the kernel and some channels at a time."""
+    """All taps in one sum, or one for each region of the output, or a loop over some rows of the kernel and some channels."""
     height, channels, minor = spec.window[0], spec.in_channels, spec.out_channels if spec.out_layout.endswith("o") else 1
     scattered = minor > 1 and not spec.rhs_layout.endswith("o")  # as in gradients, channel-last
     spec, lhs, rhs = _like_result(spec, lhs, rhs)
@@ -113,7 +111,8 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         return _by_region(spec, lhs, rhs)
     if channels * (taps := math.prod(spec.window)) <= MAX_TERMS:
         rhs = apart(lax.optimization_barrier)(rhs) if scattered else rhs
-        return total(_terms(spec, *_spaced(spec, lhs, rhs, taps if taps > OPEN_TERMS else 1)))
+        lhs, rhs = _spaced(spec, lhs, rhs, taps) if taps > OPEN_TERMS else (pad(spec, lhs), rhs)
+        return total(_terms(spec, lhs, rhs))
 
     in_row = math.prod(spec.window[1:])
     least = max(LOOP_TERMS, LOOP_PRODUCTS // minor) if minor >= 4 else LOOP_TERMS
@@ -175,7 +174,7 @@ def _spaced(spec: ConvSpec, lhs: Array, rhs: Array, positions: int) -> tuple[Arr
     more = -(-CACHE_LINE * spec.groups // pitch)
 
     def add_groups(kernel: Array) -> Array:
-        return lax.pad(kernel, np.zeros((), kernel.dtype), [(0, more * (axis == "g"), 0) for axis in spec.rhs_layout])
+        return widen(kernel, spec.rhs_layout, g=(0, more))
 
     return pad(spec, lhs, more), apart(add_groups)(rhs)
 

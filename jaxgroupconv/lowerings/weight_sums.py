@@ -27,6 +27,7 @@ from jaxgroupconv.lowerings.geometry import (
     take,
     take_at,
     total,
+    widen,
 )
 from jaxgroupconv.spec import ConvSpec
 
@@ -35,8 +36,15 @@ MORE_ROW_TERMS = 14  # where the window is minor or the channels are wide; 16 sl
 SHORT_ROW = 16  # elements of a row, channel-first, that are too few for a vector loop
 MAX_TERMS = 128  # unrolled products of all output positions; beyond, a loop over parts of rows
 MAX_COLUMNS = 8  # output positions of such a part
+MAX_POSITIONS = 128  # the same times those of the axes between the first and the last
 CACHE_BYTES = 1 << 20  # operands that one iteration over c works on, which it copies
 FEW_POSITIONS = 8  # that read the operands too seldom to be worth these copies
+
+
+def why_not(spec: ConvSpec) -> str | None:
+    """The reason why there would be too much to write out, or None."""
+    written = math.prod(spec.out_size[1:-1]) * min(spec.out_size[-1], MAX_COLUMNS)
+    return None if written <= MAX_POSITIONS else f"{written} output positions at a time exceed {MAX_POSITIONS}"
 
 
 def over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
@@ -182,7 +190,7 @@ def _column(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         terms = map(products, blocks(lhs, block * spec.rhs_dilation[0]), blocks(rhs, block))
     else:
         terms = blocks(products(lhs, rhs), block)
-    sums = total([_taller(rows, block, layout.index("0")) for rows in terms])
+    sums = total([widen(rows, layout, s0=(0, block - rows.shape[layout.index("0")])) for rows in terms])
     sizes = dict(zip(layout, sums.shape, strict=True)) | {"k": 1}
     return lax.reshape(sums, [sizes[axis] for axis in axes])
 
@@ -197,14 +205,6 @@ def _block_height(spec: ConvSpec) -> int:
 def _blocks(spec: ConvSpec) -> int:
     """The terms of a sum: the blocks of all items."""
     return spec.in_channels * -(-spec.window[0] // _block_height(spec))
-
-
-def _taller(block: Array, height: int, axis: int) -> Array:
-    """The block with rows of zeros below, up to a height."""
-    missing = height - block.shape[axis]
-    if not missing:
-        return block
-    return lax.pad(block, np.zeros((), block.dtype), [(0, missing if i == axis else 0, 0) for i in range(block.ndim)])
 
 
 def _product_layout(spec: ConvSpec) -> str:
