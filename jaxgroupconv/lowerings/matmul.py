@@ -26,6 +26,7 @@ from jaxgroupconv.lowerings.geometry import (
     spatial_slices,
     take,
     take_at,
+    widen,
 )
 from jaxgroupconv.spec import ConvSpec, Sizes
 
@@ -150,11 +151,11 @@ def _over_inputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     axes = "".join(axis + axis.translate(_WITHIN) if axis in spec.spatial else axis for axis in spec.out_layout)
     sizes = [size * dilation for size, dilation in zip(spec.in_size, spec.lhs_dilation, strict=True)]
     blocks = lax.reshape(align(product, found, axes), spec.shape(spec.out_layout, sizes))
-    edges = [(0, 0, 0)] * blocks.ndim
+    edges = {}
     for axis, size in enumerate(sizes):
         low = spec.padding[axis][0] - (spec.lhs_dilation[axis] - 1)
-        edges[spec.out_layout.index(str(axis))] = (low, spec.out_size[axis] - size - low, 0)
-    out = lax.pad(blocks, np.zeros((), blocks.dtype), edges)
+        edges[f"s{axis}"] = (low, spec.out_size[axis] - size - low)
+    out = widen(blocks, spec.out_layout, **edges)
     return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
 
 
