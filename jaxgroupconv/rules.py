@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.core import Trace, Tracer
 from jax.extend.core import set_current_trace
-from jax.extend.mlir.dialects import func
+from jax.extend.mlir.dialects import func, stablehlo
 from jax.interpreters import mlir
 
 from jaxgroupconv.lowerings import LOWERINGS
@@ -54,6 +54,7 @@ def check(mark: str, set_mark: Callable[..., Any]) -> None:
         (Trace, "process_primitive"),
         (func, "FuncOp"),
         (func, "CallOp"),
+        (stablehlo, "WhileOp"),
         (lax.conv_general_dilated_p, "abstract_eval"),
     ):
         getattr(owner, name)
@@ -174,6 +175,10 @@ class _Writer(Trace):
             results, structure = jax.tree.flatten(compute(*map(self._array, values, avals)))
             return [x if isinstance(x, _Array) else self._array(self._value(x), _aval(x)) for x in results], structure
 
+    def stage_value(self, constant: Any) -> _Array:
+        """A constant as an array of the program."""
+        return self._array(self._value(constant), _aval(constant))
+
     def process_primitive(self, primitive: Any, operands: Sequence[Any], params: dict[str, Any], /) -> Any:
         """Writes one operation, by JAX's rule for it."""
         avals = tuple(map(_aval, operands))
@@ -200,6 +205,18 @@ class _Writer(Trace):
             texts: dict[str, Any] = {name: ir.StringAttr.get(text) for name, text in attributes.items()}
             made.operation.attributes["mhlo.frontend_attributes"] = ir.DictAttr.get(texts)
         return jax.tree.unflatten(structure, list(map(self._array, made.results, found)))
+
+    def loop(self, more: Callable[..., Any], body: Callable[..., Any], carry: Sequence[Any]) -> list[_Array]:
+        """Writes a loop, `carry = body(*carry)` while `more(*carry)`: what the carry is in the end."""
+        values, avals = [self._value(x) for x in carry], list(map(_aval, carry))
+        types = [value.type for value in values]
+        made = stablehlo.WhileOp(types, values)
+        for region, compute in zip(made.regions, (more, body), strict=True):
+            block = region.blocks.append(*types)
+            with ir.InsertionPoint(block):
+                results, _ = _Writer(self.context, self.platform).write(compute, block.arguments, avals)
+                stablehlo.ReturnOp([x.value for x in results])
+        return list(map(self._array, made.results, avals))
 
     def _function(self, compute: Callable[..., Any], name: str, values: Sequence[Any], avals: Sequence[Any]) -> tuple:
         """Writes a function: its symbol, and its results' types, abstract values and structure."""

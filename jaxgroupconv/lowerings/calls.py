@@ -1,10 +1,11 @@
-"""The functions that a lowering calls: parts that are traced once, and parts that XLA must not fuse with what is around them.
+"""The functions and loops of a lowering: parts that are traced once, and parts that XLA must not fuse with what is around them.
 
 XLA:CPU takes sums, products and slices for cheap: it fuses them into whatever uses them, and computes them again for each use.
 A lowering slices its operands many times, so what made them would be computed for every slice; and the sums that it is would
 be computed for every use of the result. It fuses nothing across the border of a call, but it inlines calls, unless told not to.
 
-Arrays that belong to a program which is being written (`rules.py`) have a `writer`, which writes the call; others are traced.
+Arrays that belong to a program which is being written (`rules.py`) have a `writer`, which writes calls and loops; others are
+traced.
 """
 
 import functools
@@ -16,7 +17,6 @@ import jax
 import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.geometry import loop
 from jaxgroupconv.spec import ConvSpec
 
 OPEN_TERMS = 16  # of a sum that is left open: no dearer to compute again than to read, and cheap to fuse into an activation
@@ -38,19 +38,34 @@ def apart(compute: Callable[..., Any]) -> Callable[..., Any]:
     return call(compute, kept=True)
 
 
-def loop_apart(count: int, fetch: Callable, step: Callable, init: Array) -> Array:
-    """A loop over slices of the operands: `out = step(i, out, *fetch(i))`.
+def loop(count: int, step: Callable[..., Array], init: Array, *operands: Array) -> Array:
+    """`out = step(i, out, *operands)` for each i, an int32."""
+
+    def more(i: Any, *_: Array) -> Any:
+        return lax.lt(i, np.int32(count))
+
+    def body(i: Any, out: Array, *operands: Array) -> tuple[Any, ...]:
+        return lax.add(i, np.int32(1)), step(i, out, *operands), *operands
+
+    carry = np.int32(0), init, *operands
+    if (writer := _writer(carry[1:])) is not None:
+        return writer.loop(more, body, carry)[1]
+    return lax.while_loop(lambda carry: more(*carry), lambda carry: body(*carry), carry)[1]
+
+
+def loop_apart(count: int, fetch: Callable, step: Callable, init: Array, *operands: Array) -> Array:
+    """A loop over slices of the operands: `out = step(i, out, fetch(i, *operands), *operands)`.
 
     XLA would fuse slicing at a dynamic position into every term, which is no vector loop any more; so the slices are taken
     apart. And it runs a loop on one core alone if it takes it for small (JAX 0.12), but not one that sorts: so i is the first
     of two sorted numbers.
     """
 
-    def body(i: Any, out: Array) -> Array:
+    def sliced(i: Any, out: Array, *operands: Array) -> Array:
         i = lax.squeeze(lax.slice(lax.sort(lax.add(lax.iota(np.int32, 2), i)), (0,), (1,)), (0,))
-        return step(i, out, *apart(fetch)(i))
+        return step(i, out, apart(fetch)(i, *operands), *operands)
 
-    return loop(count, body, init)
+    return loop(count, sliced, init, *operands)
 
 
 def call(compute: Callable[..., Any], kept: bool) -> Callable[..., Any]:

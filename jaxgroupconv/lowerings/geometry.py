@@ -122,16 +122,6 @@ def pieces(array: Array, axes: str, letters: str, size: int = 1) -> list[Array]:
     return parts
 
 
-def loop(count: int, step: Callable[[Any, Array], Array], init: Array) -> Array:
-    """`out = step(i, out)` for each i, an int32. `lax.fori_loop` and `lax.map` take two to three times as long to trace."""
-
-    def body(carry: tuple[Any, Array]) -> tuple[Any, Array]:
-        i, out = carry
-        return lax.add(i, np.int32(1)), step(i, out)
-
-    return lax.while_loop(lambda carry: lax.lt(carry[0], np.int32(count)), body, (np.int32(0), init))[1]
-
-
 def spread(array: Array, shape: Sequence[int]) -> Array:
     """Repeats axes of length one."""
     return array if array.shape == tuple(shape) else lax.broadcast_in_dim(array, shape, range(len(shape)))

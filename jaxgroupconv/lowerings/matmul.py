@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from jax import Array, lax
 
+from jaxgroupconv.lowerings.calls import loop
 from jaxgroupconv.lowerings.geometry import (
     Lower,
     align,
     by_phase,
     contract,
     divisor,
-    loop,
     merged,
     pad,
     put_at,
@@ -102,14 +102,14 @@ def _in_blocks(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     if math.prod(counts) == 1:
         return _over_patches(spec, lhs, rhs)
 
-    def step(i: Any, out: Array) -> Array:
+    def step(i: Any, out: Array, lhs: Array, rhs: Array) -> Array:
         x, w, at = _operands(spec, block, counts, i, lhs, rhs)
         found = lax.convert_element_type(_over_patches(block, x, w), dtype)
         if spec.short_output:  # a sum over items and rows
             found = lax.add(found, take_at(out, axes, g=(at["g"], block.groups)))
         return put_at(out, axes, found, **at)
 
-    return loop(math.prod(counts), step, lax.full(spec.shape(axes, spec.out_size), 0, dtype))
+    return loop(math.prod(counts), step, lax.full(spec.shape(axes, spec.out_size), 0, dtype), lhs, rhs)
 
 
 def _block(spec: ConvSpec) -> tuple[ConvSpec, tuple[int, int, int]]:

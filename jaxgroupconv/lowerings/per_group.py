@@ -9,7 +9,8 @@ from typing import Any
 
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.geometry import align, loop, put_at, take_at
+from jaxgroupconv.lowerings.calls import loop
+from jaxgroupconv.lowerings.geometry import align, put_at, take_at
 from jaxgroupconv.spec import ConvSpec
 
 MAX_UNROLLED = 16
@@ -48,9 +49,9 @@ def _looped(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         "dimension_numbers": channel_last,
     }
 
-    def group(i: Any, out: Array) -> Array:
+    def group(i: Any, out: Array, x: Array, w: Array) -> Array:
         x_i, w_i = lax.squeeze(take_at(x, x_axes, g=(i, 1)), [0]), lax.squeeze(take_at(w, w_axes, g=(i, 1)), [0])
         return put_at(out, out_axes, lax.expand_dims(lax.conv_general_dilated(x_i, w_i, **params), [0]), g=i)
 
-    out = loop(spec.groups, group, lax.full(spec.shape(out_axes, spec.out_size), 0, spec.out_dtype))
+    out = loop(spec.groups, group, lax.full(spec.shape(out_axes, spec.out_size), 0, spec.out_dtype), x, w)
     return lax.reshape(align(out, out_axes, spec.out_layout), spec.out_shape)

@@ -122,13 +122,16 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     loops, rest = divmod(height, count)
     lhs, rhs = _spaced(spec, lhs, rhs, count * in_row)
 
-    def fetch(i: Any) -> list[Array]:
+    def fetch(i: Any, lhs: Array, rhs: Array) -> list[Array]:
         c, row = lax.mul(lax.div(i, np.int32(loops)), np.int32(part)), lax.mul(lax.rem(i, np.int32(loops)), np.int32(count))
         x = take_at(lhs, spec.lhs_layout, c=(c, part), s0=(lax.mul(row, np.int32(spec.rhs_dilation[0])), reach))
         return [x, take_at(rhs, spec.rhs_layout, c=(c, part), s0=(row, count))]
 
+    def add(_: Any, out: Array, slices: list[Array], *_operands: Array) -> Array:
+        return total([out, *_terms(spec, *slices)])
+
     zeros = lax.full(spec.shape(spec.out_layout, spec.out_size), 0, spec.compute_dtype)
-    out = loop_apart(channels // part * loops, fetch, lambda _, out, x, w: total([out, *_terms(spec, x, w)]), zeros)
+    out = loop_apart(channels // part * loops, fetch, add, zeros, lhs, rhs)
     if not rest:
         return out
     x = take(lhs, spec.lhs_layout, s0=slice((height - rest) * spec.rhs_dilation[0], None))

@@ -59,17 +59,17 @@ def over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     axes = spec.spatial[:-1] + _kept_axes(spec).replace("k", spec.spatial[-1])
     shape = spec.shape(axes, spec.out_size)
 
-    def fetch(i: Any) -> list[Array]:
+    def fetch(i: Any, lhs: Array, rhs: Array) -> list[Array]:
         at = lax.mul(i, np.int32(items)), items
         return [take_at(lhs, spec.lhs_layout, c=at), take_at(rhs, spec.rhs_layout, c=at)]
 
-    def add(_, out: Array, x: Array, w: Array) -> Array:
-        return lax.add(out, lax.reshape(_positions(spec, x, w), shape))
+    def add(_: Any, out: Array, slices: list[Array], *_operands: Array) -> Array:
+        return lax.add(out, lax.reshape(_positions(spec, *slices), shape))
 
     if items == channels:
         out = lax.reshape(_positions(spec, lhs, rhs), shape)
     else:
-        out = loop_apart(channels // items, fetch, add, lax.full(shape, 0, spec.compute_dtype))
+        out = loop_apart(channels // items, fetch, add, lax.full(shape, 0, spec.compute_dtype), lhs, rhs)
     return align(take(out, axes, **spatial_slices((0,) * spec.ndim, size, (1,) * spec.ndim)), axes, spec.out_layout)
 
 
@@ -113,17 +113,17 @@ def _positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         """Where part i starts, if the parts of one row after the other are so far apart."""
         return lax.mul(lax.div(i, np.int32(in_row)), np.int32(row)), lax.mul(lax.rem(i, np.int32(in_row)), np.int32(columns))
 
-    def fetch(i: Any) -> list[Array]:
+    def fetch(i: Any, lhs: Array, _: Array) -> list[Array]:
         row, column = start(i, spec.strides[0], size[-1] * spec.strides[-1])
         return [take_at(lhs, spec.lhs_layout, **{"s0": (row, reach[0]), last: (column, reach[-1])})]
 
-    def store(i: Any, out: Array, x: Array) -> Array:
+    def store(i: Any, out: Array, slices: list[Array], _: Array, rhs: Array) -> Array:
         row, column = start(i, in_part, size[-1])
-        return put_at(out, "r" + kept, _sums(part, x, rhs), r=row, k=column)
+        return put_at(out, "r" + kept, _sums(part, *slices, rhs), r=row, k=column)
 
     lengths = spec.sizes(spec.out_size) | {"r": rows, "k": spec.out_size[-1]}
     zeros = lax.full([lengths[axis] for axis in "r" + kept], 0, lhs.dtype)
-    return loop_apart(rows // in_part * in_row, fetch, store, zeros)
+    return loop_apart(rows // in_part * in_row, fetch, store, zeros, lhs, rhs)
 
 
 def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
