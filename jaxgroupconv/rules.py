@@ -175,9 +175,9 @@ class _Writer(Trace):
             results, structure = jax.tree.flatten(compute(*map(self._array, values, avals)))
             return [x if isinstance(x, _Array) else self._array(self._value(x), _aval(x)) for x in results], structure
 
-    def stage_value(self, constant: Any) -> _Array:
+    def stage_value(self, val: Any) -> _Array:
         """A constant as an array of the program."""
-        return self._array(self._value(constant), _aval(constant))
+        return self._array(self._value(val), _aval(val))
 
     def process_primitive(self, primitive: Any, operands: Sequence[Any], params: dict[str, Any], /) -> Any:
         """Writes one operation, by JAX's rule for it."""

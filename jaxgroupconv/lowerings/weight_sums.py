@@ -119,7 +119,7 @@ def _positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
     def store(i: Any, out: Array, slices: list[Array], _: Array, rhs: Array) -> Array:
         row, column = start(i, in_part, size[-1])
-        return put_at(out, "r" + kept, _sums(part, *slices, rhs), r=row, k=column)
+        return put_at(out, "r" + kept, _sums(part, slices[0], rhs), r=row, k=column)
 
     lengths = spec.sizes(spec.out_size) | {"r": rows, "k": spec.out_size[-1]}
     zeros = lax.full([lengths[axis] for axis in "r" + kept], 0, lhs.dtype)
