@@ -110,6 +110,14 @@ def _thin_dense_sums(spec: ConvSpec) -> bool:
     return _thin_dense(spec) and short and (plain or spec.out_channels <= 16)
 
 
+def _dense_pointwise(spec: ConvSpec) -> bool:
+    """One group and a kernel of size one; where the kernel has to be transposed, it is a small part of the operands."""
+    positions, channels = spec.batch * math.prod(spec.out_size), spec.in_channels + spec.out_channels
+    moved = 4 * spec.in_channels * spec.out_channels if _gathered(spec) else 0
+    enough = positions >= (16 if spec.batch == 1 or _channel_last(spec) else 32 * spec.batch)
+    return math.prod(spec.window) == 1 and not spec.short_output and enough and positions * channels >= moved
+
+
 def _volumetric_sums(spec: ConvSpec) -> bool:
     """In three dimensions: few channels, or a plain kernel that passes over many positions."""
     if spec.ndim != 3 or math.prod(spec.window) < 9:
@@ -170,9 +178,12 @@ def _few_thin_gradient(spec: ConvSpec) -> bool:
 
 
 def _pointwise_products(spec: ConvSpec) -> bool:
-    """A kernel of size one whose product is faster than its sum: a product of several items has to move the groups first."""
-    summed = _channel_last(spec) or (spec.batch > 1 and spec.phases == 1 and not _strided(spec))
-    return math.prod(spec.window) == 1 and (spec.in_channels > 24 or (spec.in_channels >= 8 and not summed))
+    """A kernel of size one whose product is faster than its sum; channel-last, a product has to move the groups first."""
+    if spec.batch == 1:
+        enough = spec.in_channels >= 8
+    else:
+        enough = spec.in_channels >= 4 and spec.out_channels >= (12 if _strided(spec) else 8)
+    return math.prod(spec.window) == 1 and (spec.in_channels > 24 or (enough and not _channel_last(spec)))
 
 
 def _thin(spec: ConvSpec) -> bool:
@@ -218,6 +229,11 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "channels: sums over the kernel's taps",
     ),
     (
+        lambda spec: spec.groups == 1 and _dense_pointwise(spec),
+        "matmul",
+        "one group, a kernel of size one, at least 16 positions (several items, channel-first: 32 each): a matrix product",
+    ),
+    (
         _volumetric_sums,
         "taps",
         "three dimensions, few channels or many positions: sums, where lax has a naive loop or large patches",
@@ -261,8 +277,8 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _pointwise_products,
         "matmul",
-        "a kernel of size one and more than 24 channels a group, or, channel-first and strided or of one item, at least 8: "
-        "matrix products over the groups",
+        "a kernel of size one and more than 24 channels a group, or, channel-first, at least 8, or, of several items, 4 and 8 "
+        "output channels (12 if strided): matrix products over the groups",
     ),
     (
         _thin_dilated,

@@ -96,6 +96,8 @@ CASES = (
     Case("many groups", (1, 72, 4, 4), (72, 2, 3, 3), groups=36, padding=((1, 1), (1, 1))),
     Case("pointwise", (2, 12, 4, 5), (6, 4, 1, 1), groups=3),
     Case("pointwise with a stride", (2, 6, 5, 5), (6, 2, 1, 1), groups=3, strides=(2, 3)),
+    Case("pointwise of more channels than positions", (2, 16, 1, 2), (16, 8, 1, 1), groups=2),
+    Case("dense pointwise", (2, 6, 6, 8), (5, 6, 1, 1)),
     # Layouts.
     Case("channel-last", (2, 7, 6, 6), (3, 3, 2, 9), groups=3, padding=((1, 1), (1, 1)), layouts=NHWC),
     Case(

@@ -76,12 +76,24 @@ def test_weight_gradients_that_lax_is_slow_at_are_planned(shape):
     assert dw.plan.name != "native", f"{dw.spec}: {dw.plan.reason}"
 
 
-@pytest.mark.parametrize("kernel", [(64, 64, 3, 3), (64, 3, 7, 7), (64, 16, 3, 3), (8, 4, 1, 1)], ids=str)
+@pytest.mark.parametrize("kernel", [(64, 64, 3, 3), (64, 3, 7, 7), (64, 16, 3, 3)], ids=str)
 def test_a_dense_convolution_is_left_to_lax(kernel):
     assert plan(Case("", (1, kernel[1], 56, 56), kernel).spec, "cpu").name == "native"
 
 
-@pytest.mark.parametrize("size, kernel, planned", [(56, 3, "matmul"), (14, 1, "matmul"), (3, 3, "native")])
+def test_a_dense_kernel_of_size_one_is_a_product():
+    assert [entry.plan.name for entry in entries(8, 64, 14, 32, 1, 1, 1)] == ["matmul"] * 3
+    assert [entry.plan.name for entry in entries(8, 64, 4, 32, 1, 1, 1)] == ["native", "native", "matmul"]
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_the_product_of_many_positions_moves_no_operand(groups):
+    x, w = jnp.ones((8, 64, 14, 14)), jnp.ones((32, 64 // groups, 1, 1))
+    pointwise = jgc.accelerate("matmul")(functools.partial(jgc.group_conv, groups=groups))
+    assert "transpose" not in jax.jit(pointwise).lower(x, w).as_text()
+
+
+@pytest.mark.parametrize("size, kernel, planned", [(56, 3, "matmul"), (4, 1, "matmul"), (3, 3, "native")])
 def test_a_dense_weight_gradient_of_many_positions_is_a_product(size, kernel, planned):
     forward, _, dw = entries(8, 64, size, 64, kernel, 1, 1)
     assert (forward.plan.name, dw.plan.name) == ("native", planned)
