@@ -33,8 +33,9 @@ from jaxgroupconv.spec import ConvSpec, Sizes
 MAX_PATCHES = 64
 BLOCK_BYTES = 4 << 20  # patches of one block, which stay in the cache; XLA runs on one core what has less than half a MiB
 BLOCK_RATIO = 2  # the same, times operands and result
-KERNEL_SHARE = 3  # operand and result of an item, at least, as multiples of a kernel of size one that is copied for each;
-SHORT_MAP = 32, 128  # or 1, if they have so many positions: rows that are slow to move, but enough for a product
+KERNEL_SHARE = 3  # least size of what an item has of the maps, as multiples of a kernel of size one that is copied for each,
+GRADIENT_SHARE = 8  # or of its gradient, which is summed up over the items,
+SHORT_MAP = 32, 128  # or 1, if an item has so many positions: rows that are slow to move, but enough for a product
 _WITHIN = str.maketrans("0123", "wxyz")  # the axes of the kernel, or of a block of the result, beside the input's
 
 
@@ -71,27 +72,36 @@ def _over_positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     count, step = (spec.window, spec.rhs_dilation) if spec.short_output else (spec.out_size, spec.strides)
     lhs = pad(dataclasses.replace(spec, lhs_layout=axes), lhs)
     lhs = take(lhs, axes, **spatial_slices((0,) * spec.ndim, count, step))
-    minor = spec.lhs_layout.endswith(s)
-    batch = "ng" if minor and not spec.short_output and _items_apart(spec) else "g"
-    own, summed = ("n", f"c{s}") if spec.short_output else (f"n{s}".strip(batch), "c")
+    minor, items = spec.lhs_layout.endswith(s), "c" if spec.short_output else "n"
+    batch = f"{items}g" if minor and _items_apart(spec) else "g"
+    own, summed = ("n", f"c{s}".strip(batch)) if spec.short_output else (f"n{s}".strip(batch), "c")
     x_axes = [batch, own, summed] if minor == spec.short_output else [batch, summed, own]
-    w_axes, out_axes = (["g", "o", summed], [batch, "o", own]) if minor else (["g", summed, "o"], ["g", own, "o"])
+    w_batch = batch if spec.short_output else "g"
+    w_axes, out_axes = ([w_batch, "o", summed], [batch, "o", own]) if minor else (["g", summed, "o"], ["g", own, "o"])
     x = regroup(lhs, merged(spec.lhs_layout), x_axes, spec.sizes(count)), [x_axes.index(summed)]
     w = regroup(rhs, merged(spec.rhs_layout), w_axes, spec.sizes(spec.window)), [w_axes.index(summed)]
-    if batch == "ng":
+    if batch != w_batch:  # the kernel for each item
         w = lax.reshape(lax.broadcast(w[0], [spec.batch]), [spec.batch * spec.groups, *w[0].shape[1:]]), w[1]
     (a, a_summed), (b, b_summed) = (w, x) if minor else (x, w)
     numbers = (a_summed, b_summed), ([0], [0])
     out = lax.dot_general(a, b, numbers, precision=spec.precision, preferred_element_type=spec.compute_dtype)
+    if batch == "cg":  # each item's part of the sum
+        out, out_axes = (
+            lax.reduce_sum(lax.reshape(out, [spec.in_channels, spec.groups, *out.shape[1:]]), (0,)),
+            ["g", *out_axes[1:]],
+        )
     out = lax.convert_element_type(out, spec.out_dtype)
     return regroup(out, out_axes, merged(spec.out_layout), spec.sizes(spec.out_size))
 
 
 def _items_apart(spec: ConvSpec) -> bool:
-    """Whether the items are products of their own: a copy of the kernel for each costs less than to move them together."""
-    positions, kernel = math.prod(spec.out_size), spec.in_channels * spec.out_channels
-    share = 1 if SHORT_MAP[0] <= positions < SHORT_MAP[1] else KERNEL_SHARE
-    return spec.batch > 1 and share * kernel <= positions * (spec.in_channels + spec.out_channels)
+    """Whether the items are products of their own: a kernel for each costs less than to move them together."""
+    if spec.short_output:
+        items, channels, positions, share = spec.in_channels, spec.batch, math.prod(spec.window), GRADIENT_SHARE
+    else:
+        items, channels, positions, share = spec.batch, spec.in_channels, math.prod(spec.out_size), KERNEL_SHARE
+    share = 1 if SHORT_MAP[0] <= positions < SHORT_MAP[1] else share
+    return items > 1 and share * channels * spec.out_channels <= positions * (channels + spec.out_channels)
 
 
 def _relaid(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Array]:
