@@ -255,6 +255,7 @@ CASES = (
         layouts=WEIGHT_GRADIENT_NHWC,
     ),
     Case("weight gradient of a pointwise convolution", (2, 6, 5, 5), (2, 9, 5, 5), batch_groups=3, layouts=WEIGHT_GRADIENT),
+    Case("the same of few positions", (2, 12, 1, 2), (2, 9, 1, 2), batch_groups=3, layouts=WEIGHT_GRADIENT),
     Case("weight gradient, wide groups", (2, 24, 7, 7), (2, 16, 5, 5), batch_groups=2, layouts=WEIGHT_GRADIENT),
     Case("weight gradient, channel-last", (3, 8, 8, 6), (3, 6, 6, 9), batch_groups=3, layouts=WEIGHT_GRADIENT_NHWC),
     Case("weight gradient, dense", (2, 3, 8, 8), (2, 4, 6, 6), layouts=WEIGHT_GRADIENT),

@@ -67,29 +67,30 @@ def lower_shared(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
 
 def _over_positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """One product without patches, for a kernel of size one, or a weight gradient whose result is of size one."""
+    """One product without patches, for a kernel of size one, or a weight gradient whose result is of size one.
+
+    Channel-first, the positions of several items do not lie together: they are moved, or each item is a product of its own.
+    """
     axes, s = spec.lhs_layout.replace("g", ""), spec.spatial
     count, step = (spec.window, spec.rhs_dilation) if spec.short_output else (spec.out_size, spec.strides)
     lhs = pad(dataclasses.replace(spec, lhs_layout=axes), lhs)
     lhs = take(lhs, axes, **spatial_slices((0,) * spec.ndim, count, step))
     minor, items = spec.lhs_layout.endswith(s), "c" if spec.short_output else "n"
     batch = f"{items}g" if minor and _items_apart(spec) else "g"
-    own, summed = ("n", f"c{s}".strip(batch)) if spec.short_output else (f"n{s}".strip(batch), "c")
+    own, summed = (part.strip(batch) for part in (("n", f"c{s}") if spec.short_output else (f"n{s}", "c")))
     x_axes = [batch, own, summed] if minor == spec.short_output else [batch, summed, own]
-    w_batch = batch if spec.short_output else "g"
-    w_axes, out_axes = ([w_batch, "o", summed], [batch, "o", own]) if minor else (["g", summed, "o"], ["g", own, "o"])
-    x = regroup(lhs, merged(spec.lhs_layout), x_axes, spec.sizes(count)), [x_axes.index(summed)]
-    w = regroup(rhs, merged(spec.rhs_layout), w_axes, spec.sizes(spec.window)), [w_axes.index(summed)]
-    if batch != w_batch:  # the kernel for each item
-        w = lax.reshape(lax.broadcast(w[0], [spec.batch]), [spec.batch * spec.groups, *w[0].shape[1:]]), w[1]
-    (a, a_summed), (b, b_summed) = (w, x) if minor else (x, w)
-    numbers = (a_summed, b_summed), ([0], [0])
+    w_axes = [batch if spec.short_output else "g", *(("o", summed) if minor else (summed, "o"))]
+    out_axes = [batch, "o", own] if minor else [batch, own, "o"]
+    x = regroup(lhs, merged(spec.lhs_layout), x_axes, spec.sizes(count))
+    w = regroup(rhs, merged(spec.rhs_layout), w_axes, spec.sizes(spec.window))
+    if batch != w_axes[0]:
+        w = lax.reshape(lax.broadcast(w, [spec.batch]), [spec.batch * spec.groups, *w.shape[1:]])
+    (a, a_axes), (b, b_axes) = ((w, w_axes), (x, x_axes)) if minor else ((x, x_axes), (w, w_axes))
+    numbers = ([a_axes.index(summed)], [b_axes.index(summed)]), ([0], [0])
     out = lax.dot_general(a, b, numbers, precision=spec.precision, preferred_element_type=spec.compute_dtype)
     if batch == "cg":  # each item's part of the sum
-        out, out_axes = (
-            lax.reduce_sum(lax.reshape(out, [spec.in_channels, spec.groups, *out.shape[1:]]), (0,)),
-            ["g", *out_axes[1:]],
-        )
+        out = lax.reduce_sum(lax.reshape(out, [spec.in_channels, spec.groups, *out.shape[1:]]), (0,))
+        out_axes[0] = "g"
     out = lax.convert_element_type(out, spec.out_dtype)
     return regroup(out, out_axes, merged(spec.out_layout), spec.sizes(spec.out_size))
 
