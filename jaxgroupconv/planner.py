@@ -202,10 +202,15 @@ def _small_map(spec: ConvSpec) -> bool:
     return few and spec.groups > MAX_UNROLLED and not _gathered(spec)
 
 
+def _wide_sums(spec: ConvSpec) -> bool:
+    large = math.prod(spec.out_size) >= 196 and math.prod(spec.window) <= 25 and spec.phases == 1
+    return large and _channel_last(spec) and 48 <= spec.in_channels <= 64
+
+
 def _patches(spec: ConvSpec) -> bool:
-    """Strided single items, or groups so wide that the patches cost little beside their product."""
+    """Strided single items, or groups so wide that the patches cost little beside their product, channel-first."""
     strided, small = spec.batch == 1 and _strided(spec), math.prod(spec.window) <= 49
-    wide = small and spec.in_channels >= 64 and not _gathered(spec)
+    wide = small and spec.in_channels >= 64 and not _channel_last(spec) and not _gathered(spec)
     return spec.phases == 1 and math.prod(spec.window) > 1 and (strided or wide)
 
 
@@ -293,9 +298,15 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     ),
     (_small_map, "matmul", "more than 16 groups of at most 64 positions: matrix products of patches"),
     (
+        _wide_sums,
+        "taps",
+        "channel-last, 48 to 64 channels a group, at least 196 positions and at most 25 kernel elements: sums over the taps",
+    ),
+    (
         _patches,
         "matmul",
-        "wider groups, strided and of one item, or of at least 64 channels and at most 49 kernel elements: products of patches",
+        "wider groups, strided and of one item, or, channel-first, of at least 64 channels and at most 49 kernel elements: "
+        "products of patches",
     ),
     (
         lambda spec: math.prod(spec.window) <= 64,

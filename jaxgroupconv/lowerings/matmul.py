@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.calls import loop
+from jaxgroupconv.lowerings.calls import apart, loop
 from jaxgroupconv.lowerings.geometry import (
+    TEMPORARIES,
     Lower,
     align,
     by_phase,
@@ -32,7 +33,6 @@ from jaxgroupconv.spec import ConvSpec, Sizes
 
 MAX_PATCHES = 64
 BLOCK_BYTES = 4 << 20  # patches of one block, which stay in the cache; XLA runs on one core what has less than half a MiB
-BLOCK_RATIO = 2  # the same, times operands and result
 KERNEL_SHARE = 3  # least size of what an item has of the maps, as multiples of a kernel of size one that is copied for each,
 GRADIENT_SHARE = 8  # or of its gradient, which is summed up over the items,
 SHORT_MAP = 32, 128  # or 1, if an item has so many positions: rows that are slow to move, but enough for a product
@@ -48,22 +48,42 @@ def why_not(spec: ConvSpec) -> str | None:
     return None if count <= MAX_PATCHES else f"{count} {kind} exceed {MAX_PATCHES} patches"
 
 
-def lower(spec: ConvSpec, lhs: Array, rhs: Array, compute: Lower | None = None) -> Array:
-    """Computes the convolution (negative padding cropped before)."""
+def lower(spec: ConvSpec, lhs: Array, rhs: Array, shared: bool = False, most: int | None = None) -> Array:
+    """Computes the convolution (negative padding cropped before); `most` bytes at a time for patches and copies."""
     if spec.disjoint:
         return _over_inputs(spec, *spec.split(lhs, rhs))
+    most = TEMPORARIES * spec.bytes if most is None else most
     if any(d > 1 for d in spec.lhs_dilation):
-        return by_phase(functools.partial(lower, compute=compute), spec, lhs, rhs)
-    if compute is None and math.prod(spec.out_size if spec.short_output else spec.window) == 1:
+        phase = functools.partial(lower, shared=shared, most=most)
+        large = not shared and spec.groups * _items(spec) * _patch_bytes(spec) > most * spec.phases // 2
+        return by_phase(_apart(phase) if large else phase, spec, lhs, rhs)
+    if not shared and math.prod(spec.out_size if spec.short_output else spec.window) == 1:
         return _over_positions(spec, lhs, rhs)
     relaid, x, w = _relaid(spec, *spec.split(lhs, rhs))
-    out = align((compute or _in_blocks)(relaid, x, w), relaid.out_layout, spec.out_layout)
+    if shared:
+        out = _over_patches(relaid, x, w, merge=False)
+    else:
+        copied = 0 if relaid.rhs_layout == spec.rhs_layout else math.prod(spec.rhs_shape) * spec.rhs_dtype.itemsize
+        out = _in_blocks(relaid, x, w, most - copied)
+    out = align(out, relaid.out_layout, spec.out_layout)
     return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
 
 
 def lower_shared(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The same without a loop, whose slices would gather items and groups that are shared out among devices."""
-    return lower(spec, lhs, rhs, functools.partial(_over_patches, merge=False))
+    return lower(spec, lhs, rhs, shared=True)
+
+
+def _apart(lower: Lower) -> Lower:
+    """The same as a call of its own: XLA computes one after the other, in the same memory."""
+
+    def lower_apart(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+        def phase(lhs: Array, rhs: Array) -> Array:
+            return lower(spec, lhs, rhs)
+
+        return apart(phase)(lhs, rhs)
+
+    return lower_apart
 
 
 def _over_positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
@@ -118,10 +138,10 @@ def _relaid(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Ar
     return dataclasses.replace(spec, in_size=size, padding=((0, 0),) * spec.ndim, **names), x, w
 
 
-def _in_blocks(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+def _in_blocks(spec: ConvSpec, lhs: Array, rhs: Array, most: int) -> Array:
     """A loop over blocks: one item, some groups and some rows of the result (of a weight gradient: of the window) at a time."""
     axes, dtype = spec.out_layout, spec.compute_dtype if spec.short_output else spec.out_dtype
-    block, counts = _block(spec)
+    block, counts = _block(spec, most)
     if math.prod(counts) == 1:
         return _over_patches(spec, lhs, rhs)
 
@@ -135,16 +155,27 @@ def _in_blocks(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     return loop(math.prod(counts), step, lax.full(spec.shape(axes, spec.out_size), 0, dtype), lhs, rhs)
 
 
-def _block(spec: ConvSpec) -> tuple[ConvSpec, tuple[int, int, int]]:
-    """The convolution of one block, and the numbers of blocks along items, groups and rows."""
-    items, rows = (spec.in_channels, spec.window[0]) if spec.short_output else (spec.batch, spec.out_size[0])
+def _items(spec: ConvSpec) -> int:
+    """How many items one after the other are: of a weight gradient they are summed up."""
+    return spec.in_channels if spec.short_output else spec.batch
+
+
+def _patch_bytes(spec: ConvSpec) -> int:
+    """The patches of one item and one group."""
     channels = spec.batch if spec.short_output else spec.in_channels
-    patches = channels * math.prod(spec.window + spec.out_size) * spec.lhs_dtype.itemsize  # of one item and one group
-    most = min(BLOCK_BYTES, BLOCK_RATIO * spec.bytes)
+    return channels * math.prod(spec.window + spec.out_size) * spec.lhs_dtype.itemsize
+
+
+def _block(spec: ConvSpec, most: int) -> tuple[ConvSpec, tuple[int, int, int]]:
+    """The convolution of one block, and the numbers of blocks along items, groups and rows."""
+    items, patches = _items(spec), _patch_bytes(spec)
+    rows, kernel = (spec.window[0], spec.out_size[0]) if spec.short_output else (spec.out_size[0], spec.window[0])
+    if items * spec.groups * patches * (kernel + 1) > most * kernel:  # with those of all axes but the first, before
+        most -= math.prod(spec.lhs_shape) * spec.lhs_dtype.itemsize  # which a loop keeps
+    most = min(BLOCK_BYTES, most * kernel // (kernel + 1))
     groups = divisor(spec.groups, most // patches)
     height = rows if patches <= most else divisor(rows, rows * most // patches)
     step, other = (spec.rhs_dilation, spec.strides) if spec.short_output else (spec.strides, spec.rhs_dilation)
-    kernel = spec.out_size[0] if spec.short_output else spec.window[0]
     reach = (height - 1) * step[0] + (kernel - 1) * other[0] + 1
     changes = dict(in_channels=1, window=(height, *spec.window[1:])) if spec.short_output else dict(batch=1)
     block = dataclasses.replace(spec, groups=groups, in_size=(reach, *spec.in_size[1:]), **changes)

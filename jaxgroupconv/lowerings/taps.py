@@ -56,8 +56,8 @@ def why_not(spec: ConvSpec) -> str | None:
 
 def lower(spec: ConvSpec, lhs: Array, rhs: Array, swap: bool = True) -> Array:
     """Computes the convolution (negative padding cropped before)."""
-    lhs, rhs = (lax.convert_element_type(operand, spec.compute_dtype) for operand in spec.split(lhs, rhs))
-    return lax.reshape(lax.convert_element_type(_lower(spec, lhs, rhs, swap), spec.out_dtype), spec.out_shape)
+    out = _lower(spec, *spec.split(lhs, rhs), swap)
+    return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
 
 
 def lower_shared(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
@@ -66,7 +66,7 @@ def lower_shared(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
 
 def _lower(spec: ConvSpec, lhs: Array, rhs: Array, swap: bool) -> Array:
-    """The same of operands with their group axes split off, in the dtype of the sums."""
+    """The same of operands with their group axes split off: the sums, in their own dtype."""
     if any(d > 1 for d in spec.lhs_dilation):
         return by_phase(functools.partial(_lower, swap=swap), spec, lhs, rhs)
     if swap and (swapped := _swapped(spec)) is not None:
@@ -105,11 +105,13 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """All taps in one sum, or one for each region of the output, or a loop over some rows of the kernel and some channels."""
     height, channels, minor = spec.window[0], spec.in_channels, spec.out_channels if spec.out_layout.endswith("o") else 1
     scattered = minor > 1 and not spec.rhs_layout.endswith("o")  # as in gradients, channel-last
+    in_loop = channels * (taps := math.prod(spec.window)) > MAX_TERMS
     spec, lhs, rhs = _like_result(spec, lhs, rhs)
-    rhs = lax.optimization_barrier(rhs)
+    lhs = lhs if in_loop else lax.convert_element_type(lhs, spec.compute_dtype)  # a loop converts its slices
+    rhs = lax.optimization_barrier(lax.convert_element_type(rhs, spec.compute_dtype))
     if _borders_apart(spec, lhs):
         return _by_region(spec, lhs, rhs)
-    if channels * (taps := math.prod(spec.window)) <= MAX_TERMS:
+    if not in_loop:
         rhs = apart(lax.optimization_barrier)(rhs) if scattered else rhs
         lhs, rhs = _spaced(spec, lhs, rhs, taps) if taps > OPEN_TERMS else (pad(spec, lhs), rhs)
         return total(_terms(spec, lhs, rhs))
@@ -125,7 +127,7 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     def fetch(i: Any, lhs: Array, rhs: Array) -> list[Array]:
         c, row = lax.mul(lax.div(i, np.int32(loops)), np.int32(part)), lax.mul(lax.rem(i, np.int32(loops)), np.int32(count))
         x = take_at(lhs, spec.lhs_layout, c=(c, part), s0=(lax.mul(row, np.int32(spec.rhs_dilation[0])), reach))
-        return [x, take_at(rhs, spec.rhs_layout, c=(c, part), s0=(row, count))]
+        return [lax.convert_element_type(x, spec.compute_dtype), take_at(rhs, spec.rhs_layout, c=(c, part), s0=(row, count))]
 
     def add(_: Any, out: Array, slices: list[Array], *_operands: Array) -> Array:
         return total([out, *_terms(spec, *slices)])
@@ -135,6 +137,7 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     if not rest:
         return out
     x = take(lhs, spec.lhs_layout, s0=slice((height - rest) * spec.rhs_dilation[0], None))
+    x = lax.convert_element_type(x, spec.compute_dtype)
     return total([out, *_terms(spec, x, take(rhs, spec.rhs_layout, s0=slice(height - rest, None)))])
 
 
@@ -171,7 +174,7 @@ def _spaced(spec: ConvSpec, lhs: Array, rhs: Array, positions: int) -> tuple[Arr
     Where the groups are minor and their number is a multiple of a large power of two, neighbouring positions do.
     """
     after = 1 + max(map(spec.lhs_layout.index, spec.spatial))
-    pitch = math.prod(lhs.shape[after:]) * lhs.dtype.itemsize
+    pitch = math.prod(lhs.shape[after:]) * spec.compute_dtype.itemsize
     if "g" not in spec.lhs_layout[after:] or positions <= SET_LINES * CACHE_WAY // math.gcd(pitch, CACHE_WAY):
         return pad(spec, lhs), rhs
     more = -(-CACHE_LINE * spec.groups // pitch)

@@ -16,6 +16,7 @@ from jax import Array, lax
 
 from jaxgroupconv.lowerings.calls import apart, loop_apart, shared
 from jaxgroupconv.lowerings.geometry import (
+    TEMPORARIES,
     align,
     contract,
     divisor,
@@ -38,6 +39,7 @@ MAX_TERMS = 128  # unrolled products of all output positions; beyond, a loop ove
 MAX_COLUMNS = 8  # output positions of such a part
 MAX_POSITIONS = 128  # the same times those of the axes between the first and the last
 CACHE_BYTES = 1 << 20  # operands that one iteration over c works on, which it copies
+SMALL_BYTES = 1 << 20  # of copies and sums that are not worth a loop over groups
 FEW_POSITIONS = 8  # that read the operands too seldom to be worth these copies
 
 
@@ -48,12 +50,57 @@ def why_not(spec: ConvSpec) -> str | None:
 
 
 def over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """The sums for all output positions, of operands with their group axes split off, in the dtype of the sums."""
-    if spec.lhs_layout.endswith(spec.spatial) and spec.window[-1] < SHORT_ROW:
-        spec, lhs, rhs = _channel_last(spec, lhs, rhs)
-    channels, size = spec.in_channels, spec.out_size
-    cached = CACHE_BYTES * channels // (lhs.nbytes + rhs.nbytes) if math.prod(size) > FEW_POSITIONS else channels
-    items = divisor(channels, min(ROW_TERMS, cached))
+    """The sums for all output positions, in their own dtype, of operands with their group axes split off."""
+    if (count := _groups_at_a_time(spec)) == spec.groups:
+        return _of_groups(spec, lhs, rhs)
+    part = dataclasses.replace(spec, groups=count)
+
+    def fetch(i: Any, lhs: Array, rhs: Array) -> list[Array]:
+        at = lax.mul(i, np.int32(count)), count
+        slices = take_at(lhs, spec.lhs_layout, g=at), take_at(rhs, spec.rhs_layout, g=at)
+        return [lax.convert_element_type(x, spec.compute_dtype) for x in slices]
+
+    def store(i: Any, out: Array, slices: list[Array], *_operands: Array) -> Array:
+        return put_at(out, spec.out_layout, _of_groups(part, *slices), g=lax.mul(i, np.int32(count)))
+
+    zeros = lax.full(spec.shape(spec.out_layout, spec.out_size), 0, spec.compute_dtype)
+    return loop_apart(spec.groups // count, fetch, store, zeros, lhs, rhs)
+
+
+def _groups_at_a_time(spec: ConvSpec) -> int:
+    """As many groups as `TEMPORARIES` has room for the copies and sums of; all, if these are small."""
+    size, relaid = spec.groups * spec.compute_dtype.itemsize, _relaid(spec)
+    copied = relaid is not spec or spec.lhs_dtype != spec.compute_dtype
+    padded = math.prod(length + sum(pair) for length, pair in zip(spec.in_size, spec.padding, strict=True))
+    lhs, rhs = spec.batch * spec.in_channels * padded, spec.out_channels * spec.in_channels * math.prod(spec.window)
+    part = dataclasses.replace(relaid, in_channels=_items_at_a_time(spec))
+    sums = _sums_size(part) // (math.prod(spec.out_size[:-1]) if _rows_apart(part) else 1)
+    result = spec.batch * spec.out_channels * math.prod(spec.out_size)
+    needed = lhs * (copied or any(map(any, spec.padding))) + rhs * copied + sums + result
+    if size * needed <= max(SMALL_BYTES, TEMPORARIES * spec.bytes):
+        return spec.groups
+    slices, spare = lhs + rhs, 1  # which the loop takes
+    return divisor(spec.groups, spec.groups * (TEMPORARIES - spare) * spec.bytes // (size * (needed + slices)))
+
+
+def _items_at_a_time(spec: ConvSpec) -> int:
+    """As many items of c as stay in the cache."""
+    operands = spec.batch * math.prod(spec.in_size) + spec.out_channels * math.prod(spec.window)
+    cached = CACHE_BYTES // (spec.groups * operands * spec.compute_dtype.itemsize)
+    return divisor(spec.in_channels, min(ROW_TERMS, cached) if math.prod(spec.out_size) > FEW_POSITIONS else ROW_TERMS)
+
+
+def _of_groups(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The same of some groups."""
+    lhs, rhs = (lax.convert_element_type(operand, spec.compute_dtype) for operand in (lhs, rhs))
+    if (relaid := _relaid(spec)) is not spec:
+
+        def relay(lhs: Array, rhs: Array) -> list[Array]:
+            """Moved apart: XLA would move them for each product."""
+            return [align(lhs, spec.lhs_layout, relaid.lhs_layout), align(rhs, spec.rhs_layout, relaid.rhs_layout)]
+
+        return _of_groups(relaid, *apart(relay)(lhs, rhs))
+    channels, size, items = spec.in_channels, spec.out_size, _items_at_a_time(spec)
     spec = _even_parts(dataclasses.replace(spec, in_channels=items))
     lhs = pad(spec, lhs)
     axes = spec.spatial[:-1] + _kept_axes(spec).replace("k", spec.spatial[-1])
@@ -73,14 +120,11 @@ def over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     return align(take(out, axes, **spatial_slices((0,) * spec.ndim, size, (1,) * spec.ndim)), axes, spec.out_layout)
 
 
-def _channel_last(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Array]:
-    """The operands with the groups and their channels as the minor axes, moved apart: XLA would move them for each product."""
-    relaid = dataclasses.replace(spec, lhs_layout=f"c{spec.spatial}gn", rhs_layout=f"c{spec.spatial}go")
-
-    def relay(lhs: Array, rhs: Array) -> list[Array]:
-        return [align(lhs, spec.lhs_layout, relaid.lhs_layout), align(rhs, spec.rhs_layout, relaid.rhs_layout)]
-
-    return relaid, *apart(relay)(lhs, rhs)
+def _relaid(spec: ConvSpec) -> ConvSpec:
+    """The same with the groups and their channels as the minor axes, if rows are minor and short."""
+    if not spec.lhs_layout.endswith(spec.spatial) or spec.window[-1] >= SHORT_ROW:
+        return spec
+    return dataclasses.replace(spec, lhs_layout=f"c{spec.spatial}gn", rhs_layout=f"c{spec.spatial}go")
 
 
 def _part(spec: ConvSpec) -> tuple[int, ...]:
@@ -122,7 +166,7 @@ def _positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         return put_at(out, "r" + kept, _sums(part, slices[0], rhs), r=row, k=column)
 
     lengths = spec.sizes(spec.out_size) | {"r": rows, "k": spec.out_size[-1]}
-    zeros = lax.full([lengths[axis] for axis in "r" + kept], 0, lhs.dtype)
+    zeros = lax.full([lengths[axis] for axis in "r" + kept], 0, spec.compute_dtype)
     return loop_apart(rows // in_part * in_row, fetch, store, zeros, lhs, rhs)
 
 
@@ -133,8 +177,7 @@ def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """
     layout, rows = _product_layout(spec), list(itertools.product(*map(range, spec.out_size[:-1])))
     reach = [(window - 1) * dilation + 1 for window, dilation in zip(spec.window[:-1], spec.rhs_dilation[:-1], strict=True)]
-    size = spec.batch * math.prod(spec.out_size) * rhs.size / _blocks(spec)
-    large = len(rows) > 1 and size > lhs.size + rhs.size
+    large = _rows_apart(spec)
 
     def aligned(x: Array, w: Array) -> tuple[Array, Array]:
         return align(x, spec.lhs_layout, layout), align(w, spec.rhs_layout, layout)
@@ -153,6 +196,18 @@ def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     operands = (lhs, rhs) if large else aligned(lhs, rhs)
     sums = [at(position)(*operands) for position in rows]
     return lax.concatenate(sums, 0) if len(sums) > 1 else sums[0]
+
+
+def _sums_size(spec: ConvSpec) -> int:
+    """How many elements the sums of all rows have, of one group."""
+    rhs = spec.in_channels * spec.out_channels * math.prod(spec.window)
+    return spec.batch * math.prod(spec.out_size) * rhs // _blocks(spec)
+
+
+def _rows_apart(spec: ConvSpec) -> bool:
+    """Whether the sums of several rows take more than the operands."""
+    operands = spec.in_channels * (spec.batch * math.prod(spec.in_size) + spec.out_channels * math.prod(spec.window))
+    return math.prod(spec.out_size[:-1]) > 1 and _sums_size(spec) > operands
 
 
 @shared
