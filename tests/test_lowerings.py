@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from cases import CASES, EMPTY_CASES, WEIGHT_GRADIENT_3D, Case, random_cases
+from cases import CASES, EMPTY_CASES, WEIGHT_GRADIENT, WEIGHT_GRADIENT_3D, WEIGHT_GRADIENT_NHWC, Case, random_cases
 from jax import lax
 
 from jaxgroupconv import LOWERINGS, plan
+from jaxgroupconv.lowerings import weight_sums
 
 LEAST_ACCEPTED = {"feature_groups": 15}  # cases; a lowering that accepts fewer than 70 must say so here
 RANDOM_CASES = random_cases(60, seed=0)
@@ -74,6 +75,36 @@ def test_agrees_with_the_definition_on_random_cases(case):
     assert len(outs) >= 2
     for out in map(np.asarray, outs):
         assert_right(case, out)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in accepted("taps") if case.spec.short_output and case.spec.groups > 1], ids=str
+)
+def test_weight_sums_of_one_group_after_the_other(case, monkeypatch):
+    """As of large convolutions, whose sums would take too much memory together."""
+    monkeypatch.setattr(weight_sums, "_groups_at_a_time", lambda spec: 1)
+    lower = jax.jit(lambda lhs, rhs: LOWERINGS["taps"].lower(case.spec, lhs, rhs))
+    with jax.enable_x64(case.x64):
+        assert_right(case, np.asarray(lower(*case.arrays())))
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "size", "groups", "dtype"),
+    [
+        ("taps", 512, 14, 32, "float32"),
+        ("taps", 256, 28, 32, "bfloat16"),
+        ("taps", 128, 56, 128, "bfloat16"),
+        ("matmul", 64, 56, 1, "float32"),
+        ("matmul", 432, 14, 9, "float32"),
+    ],
+)
+@pytest.mark.parametrize("layouts", [WEIGHT_GRADIENT, WEIGHT_GRADIENT_NHWC], ids=["channel-first", "channel-last"])
+def test_a_weight_gradient_takes_at_most_three_times_its_operands_and_result(name, channels, size, groups, dtype, layouts):
+    shape = (1, channels, size, size) if layouts == WEIGHT_GRADIENT else (1, size, size, channels)
+    case = Case("", shape, shape, batch_groups=groups, padding=((1, 1), (1, 1)), layouts=layouts, dtype=dtype)
+    operands = [jax.ShapeDtypeStruct(shape, dtype)] * 2
+    memory = jax.jit(lambda *x: LOWERINGS[name].lower(case.spec, *x)).lower(*operands).compile().memory_analysis()
+    assert memory.temp_size_in_bytes <= 3 * case.spec.bytes
 
 
 def test_the_sum_of_many_16_bit_products_is_rounded_once():
