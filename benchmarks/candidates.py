@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -69,6 +71,7 @@ def jax_candidate(row: Row, mode: str, copies: int, implementation: str | None =
         facts = {} if implementation is None else _lowering(program(row, mode, conv), sets[0], implementation)
         compiled, seconds = _compile(lambda: program(row, mode, conv), sets[0])
         facts |= {"compile_s": seconds, "temp_bytes": compiled.memory_analysis().temp_size_in_bytes}
+        facts["program"] = _digest(compiled.as_text())
     return Candidate(
         sample=sampler(compiled, jax.block_until_ready, sets, QUEUE),
         result=lambda: np.asarray(compiled(*sets[0])).astype(np.float64),
@@ -120,6 +123,12 @@ def _compile(program: Callable[[], Callable], arguments: Sequence[jax.Array]) ->
         compiled = jax.jit(program()).lower(*arguments).compile()
         seconds.append(time.perf_counter() - start)
     return compiled, min(seconds)
+
+
+def _digest(text: str) -> str:
+    """Of what XLA runs, without the names of where it comes from: equal programs differ in nothing but the machine's noise."""
+    text = re.sub(r", (metadata|frontend_attributes)=\{[^{}]*\}", "", text)
+    return hashlib.sha1(text[text.index("\n%" if "\n%" in text else "\nENTRY") :].encode()).hexdigest()
 
 
 def _lowering(program: Callable, arguments: Sequence[jax.Array], implementation: str) -> dict[str, Any]:

@@ -177,6 +177,11 @@ def _few_thin_gradient(spec: ConvSpec) -> bool:
     return spec.short_output and spec.groups <= 3 and thin and math.prod(spec.out_size) > 1 and spec.phases == 1
 
 
+def _scale(spec: ConvSpec) -> bool:
+    single = math.prod(spec.window) == spec.in_channels == spec.out_channels == 1
+    return single and not _strided(spec) and spec.phases == 1 and not spec.short_output
+
+
 def _pointwise_products(spec: ConvSpec) -> bool:
     """A kernel of size one whose product is faster than its sum; channel-last, a product has to move the groups first."""
     if spec.batch == 1:
@@ -259,6 +264,7 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "a dense weight gradient, large or strided in two dimensions, or of a dilated input: a product of patches",
     ),
     (lambda spec: spec.groups == 1, "native", "one group: a dense convolution"),
+    (_scale, "native", "a depthwise kernel of size one: lax's own is one elementwise product too"),
     (
         _thin_gradient,
         "taps",
