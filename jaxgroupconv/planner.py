@@ -154,7 +154,8 @@ def _dense_gradient(spec: ConvSpec) -> bool:
     if spec.groups > 1 or not spec.short_output or min(spec.batch, spec.out_channels) <= 2:
         return False
     positions, strided = math.prod(spec.window), any(step > 1 for step in spec.rhs_dilation)
-    large = positions * max(spec.batch, spec.out_channels) >= 1 << 15 or (strided and positions >= 16 * spec.in_channels)
+    least = 1 << (16 if spec.in_channels > 1 and not _channel_last(spec) else 15)
+    large = positions * max(spec.batch, spec.out_channels) >= least or (strided and positions >= 16 * spec.in_channels)
     return spec.phases > 1 or math.prod(spec.out_size) == 1 or (spec.ndim == 2 and large)
 
 

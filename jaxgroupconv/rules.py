@@ -160,7 +160,7 @@ def _aval(array: Any) -> Any:
 
 
 class _Writer(Trace):
-    """Writes each operation where it is bound, as JAX's own lowering of a jaxpr would; of calls, see `lowerings/calls.py`."""
+    """Writes each operation where it is bound, as JAX's own lowering of a jaxpr would, calls and loops too (`calls.py`)."""
 
     __slots__ = ("context", "platform", "written")
 

@@ -86,6 +86,20 @@ def test_a_dense_kernel_of_size_one_is_a_product():
     assert [entry.plan.name for entry in entries(8, 64, 4, 32, 1, 1, 1)] == ["native", "native", "matmul"]
 
 
+def test_a_depthwise_kernel_of_size_one_is_left_to_lax():
+    """It is one elementwise product there too; its weight gradient is not."""
+    assert [entry.plan.name for entry in entries(8, 64, 14, 64, 1, 64, 1)] == ["native", "native", "taps"]
+
+
+@pytest.mark.parametrize(
+    "size, channels, planned", [(14, 64, "taps"), (28, 48, "taps"), (7, 64, "per_group"), (14, 96, "per_group")]
+)
+def test_wide_groups_are_sums_channel_last_where_the_map_is_large(size, channels, planned):
+    x, w = (1, size, size, 8 * channels), (3, 3, channels, 8 * channels)
+    case = Case("", x, w, groups=8, padding=((1, 1), (1, 1)), layouts=("NHWC", "HWIO", "NHWC"))
+    assert plan(case.spec, "cpu").name == planned
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 def test_the_product_of_many_positions_moves_no_operand(groups):
     x, w = jnp.ones((8, 64, 14, 14)), jnp.ones((32, 64 // groups, 1, 1))

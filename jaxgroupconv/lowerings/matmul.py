@@ -55,7 +55,7 @@ def lower(spec: ConvSpec, lhs: Array, rhs: Array, shared: bool = False, most: in
     most = TEMPORARIES * spec.bytes if most is None else most
     if any(d > 1 for d in spec.lhs_dilation):
         phase = functools.partial(lower, shared=shared, most=most)
-        large = not shared and spec.groups * _items(spec) * _patch_bytes(spec) > most * spec.phases // 2
+        large = not shared and 3 * spec.groups * _items(spec) * _patch_bytes(spec) > 2 * most * spec.phases
         return by_phase(_apart(phase) if large else phase, spec, lhs, rhs)
     if not shared and math.prod(spec.out_size if spec.short_output else spec.window) == 1:
         return _over_positions(spec, lhs, rhs)
