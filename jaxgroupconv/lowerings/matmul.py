@@ -170,9 +170,10 @@ def _block(spec: ConvSpec, most: int) -> tuple[ConvSpec, tuple[int, int, int]]:
     """The convolution of one block, and the numbers of blocks along items, groups and rows."""
     items, patches = _items(spec), _patch_bytes(spec)
     rows, kernel = (spec.window[0], spec.out_size[0]) if spec.short_output else (spec.out_size[0], spec.window[0])
-    if items * spec.groups * patches * (kernel + 1) > most * kernel:  # with those of all axes but the first, before
-        most -= math.prod(spec.lhs_shape) * spec.lhs_dtype.itemsize  # which a loop keeps
-    most = min(BLOCK_BYTES, most * kernel // (kernel + 1))
+    most = most * kernel // (kernel + 1)  # beside the patches of all axes but the first, which they are made of
+    if items * spec.groups * patches > most:  # a loop, which keeps the input
+        most -= min(most // 2, math.prod(spec.lhs_shape) * spec.lhs_dtype.itemsize)
+    most = min(BLOCK_BYTES, most)
     groups = divisor(spec.groups, most // patches)
     height = rows if patches <= most else divisor(rows, rows * most // patches)
     step, other = (spec.rhs_dilation, spec.strides) if spec.short_output else (spec.strides, spec.rhs_dilation)
