@@ -31,7 +31,13 @@ def test_rows_are_checked_timed_written_and_reported(tmp_path):
         for name in ("jgc", "lax"):
             result = m["results"][name]
             assert result["right"] and 0 < result["min_s"] <= result["median_s"]
-        assert m["results"]["jgc"]["lowering"]
+        same = m["results"]["jgc"]["program"] == m["results"]["lax"]["program"]
+        assert same == (m["results"]["jgc"]["lowering"] == "native")
+    # Where XLA runs the same program for both, their ratio is noise and no miss.
+    for program, missed in (("another", True), (data["measurements"][0]["results"]["lax"]["program"], False)):
+        data["measurements"][0]["results"]["jgc"] |= {"min_s": 9.0, "program": program}
+        (tmp_path / "cpu.json").write_text(json.dumps(data))
+        assert ("| lax, every row | report 49123 1x1 g2" in run("report", out)) == missed
     # On a GPU the medians count.
     data["measurements"][-1]["results"]["jgc"] |= {"min_s": 1.0, "median_s": 2.0}
     for backend, milliseconds in (("cpu", 1000), ("gpu", 2000)):
