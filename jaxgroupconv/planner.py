@@ -93,6 +93,10 @@ def _strided(spec: ConvSpec) -> bool:
     return any(stride > 1 for stride in spec.strides)
 
 
+def _pointwise(spec: ConvSpec) -> bool:
+    return math.prod(spec.window) == 1
+
+
 def _thin_dense(spec: ConvSpec) -> bool:
     """One group of few input channels, as of images."""
     terms = spec.in_channels * math.prod(spec.window)
@@ -115,7 +119,7 @@ def _dense_pointwise(spec: ConvSpec) -> bool:
     positions, channels = spec.batch * math.prod(spec.out_size), spec.in_channels + spec.out_channels
     moved = 4 * spec.in_channels * spec.out_channels if _gathered(spec) else 0
     enough = positions >= (16 if spec.batch == 1 or _channel_last(spec) else 32 * spec.batch)
-    return math.prod(spec.window) == 1 and not spec.short_output and enough and positions * channels >= moved
+    return _pointwise(spec) and enough and positions * channels >= moved
 
 
 def _volumetric_sums(spec: ConvSpec) -> bool:
@@ -179,8 +183,7 @@ def _few_thin_gradient(spec: ConvSpec) -> bool:
 
 
 def _scale(spec: ConvSpec) -> bool:
-    single = math.prod(spec.window) == spec.in_channels == spec.out_channels == 1
-    return single and not _strided(spec) and spec.phases == 1 and not spec.short_output
+    return _pointwise(spec) and spec.in_channels == spec.out_channels == spec.phases == 1 and not _strided(spec)
 
 
 def _pointwise_products(spec: ConvSpec) -> bool:
@@ -189,11 +192,11 @@ def _pointwise_products(spec: ConvSpec) -> bool:
         enough = spec.in_channels >= 8
     else:
         enough = spec.in_channels >= 4 and spec.out_channels >= (12 if _strided(spec) else 8)
-    return math.prod(spec.window) == 1 and (spec.in_channels > 24 or (enough and not _channel_last(spec)))
+    return _pointwise(spec) and (spec.in_channels > 24 or (enough and not _channel_last(spec)))
 
 
 def _thin(spec: ConvSpec) -> bool:
-    return math.prod(spec.window) == 1 or spec.in_channels <= (
+    return _pointwise(spec) or spec.in_channels <= (
         24 if _channel_last(spec) and (spec.groups > MAX_UNROLLED or spec.disjoint) else 12
     )
 

@@ -16,7 +16,7 @@ from jax import Array, lax
 from jaxgroupconv.spec import ConvSpec
 
 Lower = Callable[[ConvSpec, Array, Array], Array]
-TEMPORARIES = 3  # what patches, sums and copies may take, as a multiple of operands and result; XLA frees nothing in between
+TEMPORARIES = 3  # what patches, sums and copies may take, as a multiple of operands and result
 
 
 def align(array: Array, axes: str, target: str) -> Array:

@@ -55,7 +55,8 @@ def lower(spec: ConvSpec, lhs: Array, rhs: Array, shared: bool = False, most: in
     most = TEMPORARIES * spec.bytes if most is None else most
     if any(d > 1 for d in spec.lhs_dilation):
         phase = functools.partial(lower, shared=shared, most=most)
-        large = not shared and 3 * spec.groups * _items(spec) * _patch_bytes(spec) > 2 * most * spec.phases
+        patches = spec.groups * _items_and_channels(spec)[0] * _patch_bytes(spec) // spec.phases
+        large = not shared and patches > (TEMPORARIES - 1) * spec.bytes  # the rest is for copies
         return by_phase(_apart(phase) if large else phase, spec, lhs, rhs)
     if not shared and math.prod(spec.out_size if spec.short_output else spec.window) == 1:
         return _over_positions(spec, lhs, rhs)
@@ -117,10 +118,9 @@ def _over_positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
 def _items_apart(spec: ConvSpec) -> bool:
     """Whether the items are products of their own: a kernel for each costs less than to move them together."""
-    if spec.short_output:
-        items, channels, positions, share = spec.in_channels, spec.batch, math.prod(spec.window), GRADIENT_SHARE
-    else:
-        items, channels, positions, share = spec.batch, spec.in_channels, math.prod(spec.out_size), KERNEL_SHARE
+    items, channels = _items_and_channels(spec)
+    sizes, share = (spec.window, GRADIENT_SHARE) if spec.short_output else (spec.out_size, KERNEL_SHARE)
+    positions = math.prod(sizes)
     share = 1 if SHORT_MAP[0] <= positions < SHORT_MAP[1] else share
     return items > 1 and share * channels * spec.out_channels <= positions * (channels + spec.out_channels)
 
@@ -155,20 +155,20 @@ def _in_blocks(spec: ConvSpec, lhs: Array, rhs: Array, most: int) -> Array:
     return loop(math.prod(counts), step, lax.full(spec.shape(axes, spec.out_size), 0, dtype), lhs, rhs)
 
 
-def _items(spec: ConvSpec) -> int:
-    """How many items one after the other are: of a weight gradient they are summed up."""
-    return spec.in_channels if spec.short_output else spec.batch
+def _items_and_channels(spec: ConvSpec) -> tuple[int, int]:
+    """The sizes of the input's axes of items and of channels: a weight gradient sums over its items."""
+    return (spec.in_channels, spec.batch) if spec.short_output else (spec.batch, spec.in_channels)
 
 
 def _patch_bytes(spec: ConvSpec) -> int:
     """The patches of one item and one group."""
-    channels = spec.batch if spec.short_output else spec.in_channels
+    _, channels = _items_and_channels(spec)
     return channels * math.prod(spec.window + spec.out_size) * spec.lhs_dtype.itemsize
 
 
 def _block(spec: ConvSpec, most: int) -> tuple[ConvSpec, tuple[int, int, int]]:
     """The convolution of one block, and the numbers of blocks along items, groups and rows."""
-    items, patches = _items(spec), _patch_bytes(spec)
+    (items, _), patches = _items_and_channels(spec), _patch_bytes(spec)
     rows, kernel = (spec.window[0], spec.out_size[0]) if spec.short_output else (spec.out_size[0], spec.window[0])
     most = most * kernel // (kernel + 1)  # beside the patches of all axes but the first, which they are made of
     if items * spec.groups * patches > most:  # a loop, which keeps the input

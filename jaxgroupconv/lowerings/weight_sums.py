@@ -85,8 +85,7 @@ def _groups_at_a_time(spec: ConvSpec) -> int:
 
 def _items_at_a_time(spec: ConvSpec) -> int:
     """As many items of c as stay in the cache."""
-    operands = spec.batch * math.prod(spec.in_size) + spec.out_channels * math.prod(spec.window)
-    cached = CACHE_BYTES // (spec.groups * operands * spec.compute_dtype.itemsize)
+    cached = CACHE_BYTES // (spec.groups * _operands_size(spec) * spec.compute_dtype.itemsize)
     return divisor(spec.in_channels, min(ROW_TERMS, cached) if math.prod(spec.out_size) > FEW_POSITIONS else ROW_TERMS)
 
 
@@ -198,6 +197,11 @@ def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     return lax.concatenate(sums, 0) if len(sums) > 1 else sums[0]
 
 
+def _operands_size(spec: ConvSpec) -> int:
+    """How many elements both operands have, of one group and item of c."""
+    return spec.batch * math.prod(spec.in_size) + spec.out_channels * math.prod(spec.window)
+
+
 def _sums_size(spec: ConvSpec) -> int:
     """How many elements the sums of all rows have, of one group."""
     rhs = spec.in_channels * spec.out_channels * math.prod(spec.window)
@@ -206,8 +210,7 @@ def _sums_size(spec: ConvSpec) -> int:
 
 def _rows_apart(spec: ConvSpec) -> bool:
     """Whether the sums of several rows take more than the operands."""
-    operands = spec.in_channels * (spec.batch * math.prod(spec.in_size) + spec.out_channels * math.prod(spec.window))
-    return math.prod(spec.out_size[:-1]) > 1 and _sums_size(spec) > operands
+    return math.prod(spec.out_size[:-1]) > 1 and _sums_size(spec) > spec.in_channels * _operands_size(spec)
 
 
 @shared
