@@ -80,9 +80,9 @@ def test_agrees_with_the_definition_on_random_cases(case):
 @pytest.mark.parametrize(
     "case", [case for case in accepted("taps") if case.spec.short_output and case.spec.groups > 1], ids=str
 )
-def test_weight_sums_of_one_group_after_the_other(case, monkeypatch):
+def test_weight_sums_of_one_group_and_item_after_the_other(case, monkeypatch):
     """As of large convolutions, whose sums would take too much memory together."""
-    monkeypatch.setattr(weight_sums, "_groups_at_a_time", lambda spec: 1)
+    monkeypatch.setattr(weight_sums, "_at_a_time", lambda spec: (1, 1))
     lower = jax.jit(lambda lhs, rhs: LOWERINGS["taps"].lower(case.spec, lhs, rhs))
     with jax.enable_x64(case.x64):
         assert_right(case, np.asarray(lower(*case.arrays())))
@@ -148,8 +148,8 @@ def test_what_only_lax_understands_is_refused(changes, reason):
             "taps",
             Case(
                 "many positions",
-                (1, 2, 31, 47, 29),
-                (1, 2, 30, 31, 20),
+                (1, 4, 31, 47, 29),
+                (1, 4, 30, 31, 20),
                 batch_groups=2,
                 layouts=WEIGHT_GRADIENT_3D,
             ),

@@ -1,0 +1,101 @@
+"""What weight gradients as sums are made of: blocks of products added up elementwise, then products with ones.
+
+XLA:CPU compiles a reduction into a scalar loop. Elementwise sums of blocks of the items of c and of the window's rows are a
+vector loop, and a product with ones is one too.
+"""
+
+import math
+
+from jax import Array, lax
+
+from jaxgroupconv.lowerings.geometry import align, contract, divisor, pieces, spread, total, widen
+from jaxgroupconv.spec import ConvSpec
+
+ROW_TERMS = 8  # products added up elementwise before a reduction
+MORE_ROW_TERMS = 14  # where the window is minor or the channels are wide; XLA does not fuse a gather with more than 15 slices
+
+
+def depthwise(spec: ConvSpec) -> bool:
+    """Whether a weight gradient is that of one input and one output channel a group (here `n` and `o`)."""
+    return spec.batch == spec.out_channels == 1
+
+
+def block(spec: ConvSpec) -> tuple[int, int]:
+    """The items of c and the rows of a block, such that there are about `ROW_TERMS` blocks, or some more."""
+    more = spec.lhs_layout.endswith(spec.spatial) or spec.batch * spec.out_channels > 16 * 16
+    most = MORE_ROW_TERMS if more else ROW_TERMS
+    parts = divisor(spec.in_channels, most)
+    return spec.in_channels // parts, -(-spec.window[0] // _even(spec.window[0], max(1, most // parts)))
+
+
+def sums_layout(spec: ConvSpec) -> str:
+    """The layout of the sums of blocks: the input's, with o beside n, and k, the positions.
+
+    They read the operands again for each position: best from the cache, so k is within an item and, channel-last, a row.
+    """
+    axes, first = spec.lhs_layout.replace("n", "no"), min(map(spec.lhs_layout.index, spec.spatial))
+    if spec.lhs_layout.endswith(spec.spatial):
+        return axes.replace("0", "k0")
+    within = depthwise(spec) and spec.ndim > 1 and spec.lhs_layout[: first + 1].strip(spec.spatial) == "c"
+    return f"{axes[: first + 1]}k{axes[first + 1 :]}" if within else f"k{axes}"
+
+
+def kept_axes(spec: ConvSpec) -> str:
+    """The layout of the sums once they are reduced."""
+    return "".join(axis for axis in sums_layout(spec) if axis not in "c" + spec.spatial)
+
+
+def operands_size(spec: ConvSpec) -> int:
+    """How many elements both operands have, of one group and item of c."""
+    return spec.batch * math.prod(spec.in_size) + spec.out_channels * math.prod(spec.window)
+
+
+def sums_size(spec: ConvSpec) -> int:
+    """How many elements the sums of one output position have, of one group."""
+    return spec.batch * spec.out_channels * math.prod((*block(spec), *spec.window[1:]))
+
+
+def blocks_summed(spec: ConvSpec, windows: Array, windows_axes: str, rhs: Array) -> Array:
+    """The products of windows of the input and `rhs`, one block added to the other, in the layout of `sums_layout`."""
+    axes, (items, rows) = sums_layout(spec), block(spec)
+    windows, rhs = align(windows, windows_axes, axes), align(rhs, spec.rhs_layout, axes)
+    sizes = spec.sizes(spec.window) | {"k": windows.shape[axes.index("k")], "c": items, "0": rows}
+
+    def blocks(array: Array) -> list[Array]:
+        parts = [part for some in pieces(array, axes, "c", items) for part in pieces(some, axes, "0", rows)]
+        parts = [widen(part, axes, s0=(0, rows - part.shape[axes.index("0")])) for part in parts]
+        return [spread(part, [sizes[axis] for axis in axes]) for part in parts]
+
+    return total(list(map(lax.mul, blocks(windows), blocks(rhs))))
+
+
+def reduced(spec: ConvSpec, sums: Array) -> Array:
+    """The sums of blocks summed up, in the layout of `kept_axes`.
+
+    XLA merges the axes of a product's operand that stay, and those that are summed. Of a gather, the minor one must be alone,
+    or else its index would be divided for each element.
+    """
+    axes = sums_layout(spec)
+    sums, sizes = lax.optimization_barrier(sums), dict(zip(axes, sums.shape, strict=True))
+    s = "".join(axis for axis in axes if axis in spec.spatial)
+    if axes.endswith(s):
+        steps = [(axis, "") for axis in reversed(s)] if depthwise(spec) else [(s, "")]
+        steps += [("c", "")] * (sizes["c"] > 1)
+    elif axes.startswith("k"):
+        steps = [("".join(axis for axis in axes if axis in "c" + s), "k")]
+    else:
+        before = axes[: axes.index("k")]
+        steps = [(s[1:], before + "k"), (before, "")]
+    for summed, batch in steps:  # the summed axes come last in the first operand, or else first in the second
+        ones = lax.full([sizes[axis] for axis in batch + summed], 1, sums.dtype)
+        operands = (sums, axes, ones, batch + summed) if axes.endswith(summed) else (ones, batch + summed, sums, axes)
+        sums, axes = contract(*operands, batch=batch, precision=lax.Precision.HIGHEST)
+    kept = kept_axes(spec)
+    return align(lax.reshape(sums, [sizes[axis] for axis in axes if axis != "c"]), axes.replace("c", ""), kept)
+
+
+def _even(number: int, at_most: int) -> int:
+    """A size of parts of which the number is a multiple, if that costs no more than half of the bound; else the bound."""
+    at_most = min(number, at_most)
+    even = divisor(number, at_most)
+    return even if 2 * even > at_most else at_most

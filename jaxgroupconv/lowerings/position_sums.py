@@ -1,0 +1,62 @@
+"""The weight gradient of a depthwise convolution: its output positions are an axis of one sum.
+
+The slices along this axis are a gather, of which XLA:CPU keeps nothing but where it reads. It fuses no gather whose elements
+are read several times, as in wider groups (`row_sums.py`).
+"""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+from jax import Array, lax
+
+from jaxgroupconv.lowerings.block_sums import blocks_summed, kept_axes, reduced, sums_layout, sums_size
+from jaxgroupconv.lowerings.calls import loop_apart
+from jaxgroupconv.lowerings.geometry import put_at, spatial_slices, take, take_at
+from jaxgroupconv.spec import ConvSpec
+
+SUMS_BYTES = 1 << 19  # least of the sums of as many positions as are computed at a time
+
+
+def over_positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The sums for all output positions of a depthwise convolution, in the layout of `kept_axes`, some at a time."""
+    starts = itertools.product(*(range(0, n * stride, stride) for n, stride in zip(spec.out_size, spec.strides, strict=True)))
+    positions, axes = np.array([*starts], np.int32), kept_axes(spec)
+    loops = -(-len(positions) // positions_at_a_time(spec))
+    if loops == 1:
+        return _at(spec, positions, lhs, rhs)
+    count = -(-len(positions) // loops)
+    padded = np.pad(positions, ((0, loops * count - len(positions)), (0, 0)), "edge")
+
+    def fetch(i: Any, *_operands: Array) -> list[Array]:
+        return [take_at(padded, "k.", k=(lax.mul(i, np.int32(count)), count))]
+
+    def store(i: Any, out: Array, slices: list[Array], lhs: Array, rhs: Array) -> Array:
+        return put_at(out, axes, _at(spec, slices[0], lhs, rhs), k=lax.mul(i, np.int32(count)))
+
+    sizes = spec.sizes(spec.out_size) | {"k": loops * count}
+    zeros = lax.full([sizes[axis] for axis in axes], 0, spec.compute_dtype)
+    return take(loop_apart(loops, fetch, store, zeros, lhs, rhs), axes, k=slice(0, len(positions)))
+
+
+def positions_at_a_time(spec: ConvSpec) -> int:
+    """As many positions as whose sums take no more than the input, or twice the cotangent."""
+    lhs, rhs = math.prod(spec.in_size), math.prod(spec.window)
+    most = max(SUMS_BYTES // (spec.groups * spec.compute_dtype.itemsize), spec.in_channels * max(lhs, 2 * rhs))
+    return max(1, most // sums_size(spec))
+
+
+def _at(spec: ConvSpec, positions: Any, lhs: Array, rhs: Array) -> Array:
+    """The sums for some output positions: where their windows start, of shape (positions, spatial axes)."""
+    axes = sums_layout(spec).replace("o", "")
+    reach = [(size - 1) * step + 1 for size, step in zip(spec.window, spec.rhs_dilation, strict=True)]
+    numbers = lax.GatherDimensionNumbers(
+        offset_dims=tuple(i for i, axis in enumerate(axes) if axis != "k"),
+        collapsed_slice_dims=(),
+        start_index_map=tuple(map(spec.lhs_layout.index, spec.spatial)),
+    )
+    mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
+    windows = lax.gather(lhs, positions, numbers, spec.shape(spec.lhs_layout, reach), mode=mode)
+    windows = take(windows, axes, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
+    return reduced(spec, blocks_summed(spec, windows, axes, rhs))
