@@ -14,6 +14,8 @@ from jaxgroupconv.spec import ConvSpec
 ROW_TERMS = 8  # products added up elementwise before a reduction
 MORE_ROW_TERMS = 14  # where the window is minor or the channels are wide; XLA does not fuse a gather with more than 15 slices
 
+FEW = 14  # sums that are left after the first product, and added up elementwise: another one would be one more kernel
+
 
 def depthwise(spec: ConvSpec) -> bool:
     """Whether a weight gradient is that of one input and one output channel a group (here `n` and `o`)."""
@@ -86,12 +88,17 @@ def reduced(spec: ConvSpec, sums: Array) -> Array:
     else:
         before = axes[: axes.index("k")]
         steps = [(s[1:], before + "k"), (before, "")]
-    for summed, batch in steps:  # the summed axes come last in the first operand, or else first in the second
-        ones = lax.full([sizes[axis] for axis in batch + summed], 1, sums.dtype)
-        operands = (sums, axes, ones, batch + summed) if axes.endswith(summed) else (ones, batch + summed, sums, axes)
-        sums, axes = contract(*operands, batch=batch, precision=lax.Precision.HIGHEST)
+    for i, (summed, batch) in enumerate(steps):
+        if i > 0 and math.prod(sizes[axis] for axis in summed) <= FEW:
+            sums = total(pieces(sums, axes, summed))
+            sizes |= dict.fromkeys(summed, 1)
+        else:  # the summed axes come last in the first operand, or else first in the second
+            ones = lax.full([sizes[axis] for axis in batch + summed], 1, sums.dtype)
+            operands = (sums, axes, ones, batch + summed) if axes.endswith(summed) else (ones, batch + summed, sums, axes)
+            sums, axes = contract(*operands, batch=batch, precision=lax.Precision.HIGHEST)
     kept = kept_axes(spec)
-    return align(lax.reshape(sums, [sizes[axis] for axis in axes if axis != "c"]), axes.replace("c", ""), kept)
+    found = "".join(axis for axis in axes if axis in kept)
+    return align(lax.reshape(sums, [sizes[axis] for axis in found]), found, kept)
 
 
 def _even(number: int, at_most: int) -> int:
