@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.calls import apart, loop
+from jaxgroupconv.lowerings.calls import apart, loop_apart
 from jaxgroupconv.lowerings.geometry import (
     TEMPORARIES,
     Lower,
@@ -145,14 +145,18 @@ def _in_blocks(spec: ConvSpec, lhs: Array, rhs: Array, most: int) -> Array:
     if math.prod(counts) == 1:
         return _over_patches(spec, lhs, rhs)
 
-    def step(i: Any, out: Array, lhs: Array, rhs: Array) -> Array:
-        x, w, at = _operands(spec, block, counts, i, lhs, rhs)
-        found = lax.convert_element_type(_over_patches(block, x, w), dtype)
+    def fetch(i: Any, lhs: Array, rhs: Array) -> list[Array]:
+        x_at, w_at, _ = _places(spec, block, counts, i)
+        return [take_at(lhs, spec.lhs_layout, **x_at), take_at(rhs, spec.rhs_layout, **w_at)]
+
+    def step(i: Any, out: Array, slices: list[Array], *_operands: Array) -> Array:
+        found, (_, _, at) = lax.convert_element_type(_over_patches(block, *slices), dtype), _places(spec, block, counts, i)
         if spec.short_output:  # a sum over items and rows
             found = lax.add(found, take_at(out, axes, g=(at["g"], block.groups)))
         return put_at(out, axes, found, **at)
 
-    return loop(math.prod(counts), step, lax.full(spec.shape(axes, spec.out_size), 0, dtype), lhs, rhs)
+    zeros = lax.full(spec.shape(axes, spec.out_size), 0, dtype)
+    return loop_apart(math.prod(counts), fetch, step, zeros, lhs, rhs)
 
 
 def _items_and_channels(spec: ConvSpec) -> tuple[int, int]:
@@ -183,20 +187,19 @@ def _block(spec: ConvSpec, most: int) -> tuple[ConvSpec, tuple[int, int, int]]:
     return block, (items, spec.groups // groups, rows // height)
 
 
-def _operands(
-    spec: ConvSpec, block: ConvSpec, counts: tuple[int, int, int], i: Any, lhs: Array, rhs: Array
-) -> tuple[Array, Array, dict[str, Any]]:
-    """The operands of block i, and where its result begins."""
+def _places(
+    spec: ConvSpec, block: ConvSpec, counts: tuple[int, int, int], i: Any
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Where the operands of block i are (starts and sizes), and where its result begins."""
     item, first = lax.div(i, np.int32(counts[1] * counts[2])), lax.rem(i, np.int32(counts[1] * counts[2]))
     group = lax.mul(lax.div(first, np.int32(counts[2])), np.int32(block.groups))
     rows, step = (block.window, spec.rhs_dilation) if spec.short_output else (block.out_size, spec.strides)
     row = lax.mul(lax.rem(first, np.int32(counts[2])), np.int32(rows[0]))
-    x_at = {"g": (group, block.groups), "s0": (lax.mul(row, np.int32(step[0])), block.in_size[0])}
+    groups, reach = (group, block.groups), (lax.mul(row, np.int32(step[0])), block.in_size[0])
     if spec.short_output:
-        w_at = {"g": (group, block.groups), "c": (item, 1), "s0": (row, rows[0])}
-        return take_at(lhs, spec.lhs_layout, c=(item, 1), **x_at), take_at(rhs, spec.rhs_layout, **w_at), {"g": group}
-    w = take_at(rhs, spec.rhs_layout, g=(group, block.groups))
-    return take_at(lhs, spec.lhs_layout, n=(item, 1), **x_at), w, {"n": item, "g": group, "s0": row}
+        own = {"g": groups, "c": (item, 1)}
+        return own | {"s0": reach}, own | {"s0": (row, rows[0])}, {"g": group}
+    return {"n": (item, 1), "g": groups, "s0": reach}, {"g": groups}, {"n": item, "g": group, "s0": row}
 
 
 def _over_inputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
