@@ -159,7 +159,8 @@ def _dense_gradient(spec: ConvSpec) -> bool:
         return False
     positions, strided = math.prod(spec.window), any(step > 1 for step in spec.rhs_dilation)
     least = 1 << (16 if spec.in_channels > 1 and not _channel_last(spec) else 15)
-    large = positions * max(spec.batch, spec.out_channels) >= least or (strided and positions >= 16 * spec.in_channels)
+    wide = positions * max(spec.batch, spec.out_channels) >= least and (strided or positions >= spec.in_channels << 13)
+    large = wide or (strided and positions >= 16 * spec.in_channels)
     return spec.phases > 1 or math.prod(spec.out_size) == 1 or (spec.ndim == 2 and large)
 
 
@@ -265,7 +266,8 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _dense_gradient,
         "matmul",
-        "a dense weight gradient, large or strided in two dimensions, or of a dilated input: a product of patches",
+        "a dense weight gradient, strided or of at least 8192 positions an item in two dimensions, or of a kernel of size "
+        "one or a dilated input: a product of patches",
     ),
     (lambda spec: spec.groups == 1, "native", "one group: a dense convolution"),
     (_scale, "native", "a depthwise kernel of size one: lax's own is one elementwise product too"),
