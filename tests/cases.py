@@ -131,6 +131,16 @@ CASES = (
     ),
     Case("long sums, channel-last", (1, 5, 4, 16), (3, 3, 8, 16), groups=2, padding=((1, 1), (1, 1)), layouts=NHWC),
     Case("a gradient's kernel, channel-last", (2, 5, 4, 6), (3, 3, 12, 2), groups=3, layouts=("NHWC", "HWOI", "NHWC")),
+    # Few output channels a group, or few groups, in rows long enough for vectors.
+    Case("three output channels, channel-last", (2, 7, 8, 6), (3, 3, 2, 9), groups=3, padding=((1, 1), (1, 1)), layouts=NHWC),
+    Case("two output channels, channel-last, a loop", (1, 5, 9, 24), (3, 3, 12, 4), groups=2, layouts=NHWC),
+    Case(
+        "few groups of one output channel, channel-last",
+        (1, 4, 9, 12),
+        (3, 3, 3, 4),
+        groups=3,
+        layouts=("NHWC", "HWOI", "NHWC"),
+    ),
     Case("negative padding", (1, 4, 6, 7), (4, 2, 3, 3), groups=2, padding=((-1, 1), (-2, -1))),
     Case("negative padding, dense", (1, 2, 4, 4), (2, 2, 3, 3), padding=((-1, 1), (-1, 1))),
     Case("negative padding and stride", (1, 4, 9, 9), (4, 2, 3, 3), groups=2, padding=((-2, 3), (1, -3)), strides=(2, 2)),

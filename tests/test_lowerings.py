@@ -13,7 +13,8 @@ from cases import CASES, EMPTY_CASES, WEIGHT_GRADIENT, WEIGHT_GRADIENT_3D, WEIGH
 from jax import lax
 
 from jaxgroupconv import LOWERINGS, plan
-from jaxgroupconv.lowerings import weight_sums
+from jaxgroupconv.lowerings import position_sums, weight_sums
+from jaxgroupconv.lowerings.block_sums import depthwise
 
 LEAST_ACCEPTED = {"feature_groups": 15}  # cases; a lowering that accepts fewer than 70 must say so here
 RANDOM_CASES = random_cases(60, seed=0)
@@ -86,6 +87,25 @@ def test_weight_sums_of_one_group_and_item_after_the_other(case, monkeypatch):
     lower = jax.jit(lambda lhs, rhs: LOWERINGS["taps"].lower(case.spec, lhs, rhs))
     with jax.enable_x64(case.x64):
         assert_right(case, np.asarray(lower(*case.arrays())))
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in accepted("taps") if case.spec.short_output and depthwise(case.spec)], ids=str
+)
+def test_depthwise_weight_sums_of_some_positions_after_the_others(case, monkeypatch):
+    """As of large kernels; two at a time do not divide an odd number."""
+    monkeypatch.setattr(position_sums, "positions_at_a_time", lambda spec: 2)
+    lower = jax.jit(lambda lhs, rhs: LOWERINGS["taps"].lower(case.spec, lhs, rhs))
+    with jax.enable_x64(case.x64):
+        assert_right(case, np.asarray(lower(*case.arrays())))
+
+
+def test_xla_keeps_nothing_of_the_windows_of_a_depthwise_weight_gradient():
+    shape = 1, 28, 28, 64
+    case = Case("", shape, shape, batch_groups=64, padding=((1, 1), (1, 1)), layouts=WEIGHT_GRADIENT_NHWC)
+    lower = jax.jit(lambda *x: LOWERINGS["taps"].lower(case.spec, *x)).lower(*[jax.ShapeDtypeStruct(shape, "float32")] * 2)
+    fusions = lower.compile().as_text().split("\n\n")
+    assert ["multiply(" in fusion for fusion in fusions if "gather(" in fusion] == [True]
 
 
 @pytest.mark.parametrize(

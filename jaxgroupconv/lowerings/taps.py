@@ -36,6 +36,7 @@ LOOP_TERMS = 8  # least terms of one iteration: the result is read and written o
 LOOP_PRODUCTS = 128  # the same times the output channels where these are minor: less, and LLVM unrolls their loop into scalars
 CACHE_WAY, CACHE_LINE = 4096, 64  # bytes: addresses of the first cache that are so far apart share a set
 SET_LINES = 5  # lines of the input that a set has room for, beside the kernel's: of eight
+LEAST_ROW = 7  # elements of a row that are enough for vectors, where channel-last there would be none
 REGION_TERMS, REGION_BYTES = 8, 1 << 20  # most terms and least input for which the outputs at the borders are apart
 MAX_ROW_TERMS = 128  # of one kernel row, which is never split
 MAX_PHASES = 4  # of a dilated input, each of which is compiled on its own; more only with
@@ -56,7 +57,8 @@ def why_not(spec: ConvSpec) -> str | None:
 
 def lower(spec: ConvSpec, lhs: Array, rhs: Array, swap: bool = True) -> Array:
     """Computes the convolution (negative padding cropped before)."""
-    out = _lower(spec, *spec.split(lhs, rhs), swap)
+    lhs, rhs = spec.split(lhs, rhs)
+    out = (_channel_first if _short_vectors(spec) else _lower)(spec, lhs, rhs, swap)
     return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
 
 
@@ -72,6 +74,30 @@ def _lower(spec: ConvSpec, lhs: Array, rhs: Array, swap: bool) -> Array:
     if swap and (swapped := _swapped(spec)) is not None:
         return lax.rev(_lower(*crop(swapped, rhs), lhs, swap), [spec.out_layout.index(axis) for axis in spec.spatial])
     return (weight_sums.over_outputs if spec.short_output else _over_taps)(spec, lhs, rhs)
+
+
+def _short_vectors(spec: ConvSpec) -> bool:
+    """Whether LLVM makes no vectors of the innermost loop, over the output channels of a group or over few groups."""
+    if not spec.out_layout.endswith("o") or spec.short_output or spec.groups == 1 or spec.out_size[-1] < LEAST_ROW:
+        return False
+    o, terms = spec.out_channels, spec.in_channels * math.prod(spec.window)
+    if any(step > 1 for step in spec.strides + spec.lhs_dilation) or (o >= 4 and terms > MAX_TERMS):
+        return False  # strided rows are no vectors either; a loop's iterations have enough terms
+    if o == 1:
+        return spec.in_channels > 1 and spec.groups < 16 and spec.groups % 4 > 0
+    return o % 4 > 0 or (spec.groups <= 3 and o & (o - 1) > 0)
+
+
+def _channel_first(spec: ConvSpec, lhs: Array, rhs: Array, swap: bool) -> Array:
+    """The same with the last spatial axis as the innermost loop."""
+    s = spec.spatial
+    first = dataclasses.replace(spec, lhs_layout=f"ngc{s}", out_layout=f"ngo{s}")
+
+    def sums(lhs: Array, rhs: Array) -> Array:
+        """Apart: XLA would only change the layout of the input, and move it for each term."""
+        return _lower(first, lhs, rhs, swap)
+
+    return align(apart(sums)(align(lhs, spec.lhs_layout, first.lhs_layout), rhs), first.out_layout, spec.out_layout)
 
 
 def _swapped(spec: ConvSpec) -> ConvSpec | None:
