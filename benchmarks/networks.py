@@ -195,11 +195,15 @@ def _jax_program(
 
     arguments = (trainable, state, jnp.asarray(x), jnp.asarray(labels, jnp.int32))
     program = jax.grad(loss, has_aux=True) if mode == "gradient" else inference
-    start = time.perf_counter()
-    lowered = jax.jit(program).lower(*arguments)
-    traced = time.perf_counter() - start
-    compiled = lowered.compile()
-    facts = {"compile_s": time.perf_counter() - start, "trace_s": traced}
+    facts, compiled = {"compile_s": float("inf")}, None
+    for _ in range(2):  # from nothing, and the faster: the first time, Keras and JAX load what they need
+        jax.clear_caches()
+        start = time.perf_counter()
+        lowered = jax.jit(program).lower(*arguments)
+        traced = time.perf_counter() - start
+        compiled = lowered.compile()
+        seconds = time.perf_counter() - start
+        facts = min(facts, {"compile_s": seconds, "trace_s": traced}, key=lambda facts: facts["compile_s"])
     facts["temp_bytes"] = getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)
 
     def call() -> Sequence[Any]:
