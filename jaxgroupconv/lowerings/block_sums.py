@@ -75,7 +75,7 @@ def reduced(spec: ConvSpec, sums: Array) -> Array:
     """The sums of blocks summed up, in the layout of `kept_axes`.
 
     XLA merges the axes of a product's operand that stay, and those that are summed. Of a gather, the minor one must be alone,
-    or else its index would be divided for each element.
+    or else its index would be divided for each element: so they are merged here. Others may be shared out among devices.
     """
     axes = sums_layout(spec)
     sums, sizes = lax.optimization_barrier(sums), dict(zip(axes, sums.shape, strict=True))
@@ -95,7 +95,7 @@ def reduced(spec: ConvSpec, sums: Array) -> Array:
         else:  # the summed axes come last in the first operand, or else first in the second
             ones = lax.full([sizes[axis] for axis in batch + summed], 1, sums.dtype)
             operands = (sums, axes, ones, batch + summed) if axes.endswith(summed) else (ones, batch + summed, sums, axes)
-            sums, axes = contract(*operands, batch=batch, precision=lax.Precision.HIGHEST)
+            sums, axes = contract(*operands, batch=batch, merge=depthwise(spec), precision=lax.Precision.HIGHEST)
     kept = kept_axes(spec)
     found = "".join(axis for axis in axes if axis in kept)
     return align(lax.reshape(sums, [sizes[axis] for axis in found]), found, kept)
