@@ -91,7 +91,7 @@ def take(array: Array, axes: str, **index: slice | int) -> Array:
     return array if whole else lax.slice(array, starts, limits, steps)
 
 
-def take_at(array: Array, axes: str, **index: tuple[Any, int]) -> Array:
+def take_at(array: Array | np.ndarray, axes: str, **index: tuple[Any, int]) -> Array:
     """Indexing by axis letter, as in `take`, at a position known when the program runs: (start, an int32; size)."""
     starts, sizes = [np.int32(0)] * array.ndim, list(array.shape)
     for letter, (start, size) in index.items():

@@ -150,7 +150,8 @@ def _in_blocks(spec: ConvSpec, lhs: Array, rhs: Array, most: int) -> Array:
         return [take_at(lhs, spec.lhs_layout, **x_at), take_at(rhs, spec.rhs_layout, **w_at)]
 
     def step(i: Any, out: Array, slices: list[Array], *_operands: Array) -> Array:
-        found, (_, _, at) = lax.convert_element_type(_over_patches(block, *slices), dtype), _places(spec, block, counts, i)
+        (x, w), (_, _, at) = slices, _places(spec, block, counts, i)
+        found = lax.convert_element_type(_over_patches(block, x, w), dtype)
         if spec.short_output:  # a sum over items and rows
             found = lax.add(found, take_at(out, axes, g=(at["g"], block.groups)))
         return put_at(out, axes, found, **at)
