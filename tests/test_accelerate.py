@@ -198,6 +198,18 @@ def test_what_makes_an_input_is_computed_once_and_so_is_the_result(name):
     assert len(re.findall(rf" call\([^\n]*to_apply=%jaxgroupconv_{name}", compiled)) == 1
 
 
+def test_a_short_depthwise_sum_and_its_weight_gradient_share_the_padded_input():
+    """Channel-last; it is computed and stored once."""
+    x, w = jnp.ones((2, 16, 16, 24)), jnp.ones((3, 3, 1, 24))
+
+    def loss(w, x):
+        y = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=24)
+        return (y**3).sum()
+
+    compiled = jax.jit(jax.grad(jgc.accelerate(loss))).lower(w, x).compile().as_text()
+    assert len(re.findall(r" = \S+ pad\(", compiled)) == 1
+
+
 def test_sums_over_channels_one_after_the_other_stay_calls():
     """Open, each would compute the one before again for each of its terms."""
     x, w = jnp.ones((2, 12, 8, 8)), jnp.ones((12, 4, 1, 1))

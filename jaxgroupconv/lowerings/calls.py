@@ -24,13 +24,19 @@ _INLINED = "inlineable"  # XLA's attribute of calls
 
 
 def worthwhile(name: str, spec: ConvSpec) -> bool:
-    """Whether a lowering is better kept apart: patches, and all but a short depthwise sum.
+    """Whether a lowering is better kept apart: patches, and all but a short depthwise sum and its weight gradient.
 
     Sums over channels, one after the other, would multiply what each computes again. Nothing is fused to lax's convolutions.
+    A weight gradient keeps its sums apart, but not, channel-last, the padded input: XLA sees that it is the sum's own, whose
+    operand then need not be stored without its padding. (Not that of a narrow dtype, which would be stored as a wide one.)
     """
-    depthwise = spec.in_channels == spec.out_channels == 1 and not spec.short_output
-    short = depthwise and math.prod(spec.window) // spec.phases <= OPEN_TERMS
-    return name == "matmul" or (name == "taps" and not short)
+    if spec.short_output:
+        depthwise, terms = spec.batch == spec.out_channels == 1, math.prod(spec.out_size)
+        inside = spec.lhs_layout.endswith(spec.spatial) or spec.lhs_dtype != spec.compute_dtype
+    else:
+        depthwise, terms = spec.in_channels == spec.out_channels == 1, math.prod(spec.window) // spec.phases
+        inside = False
+    return name == "matmul" or (name == "taps" and (inside or not depthwise or terms > OPEN_TERMS))
 
 
 def apart(compute: Callable[..., Any]) -> Callable[..., Any]:

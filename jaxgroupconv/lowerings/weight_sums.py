@@ -115,7 +115,7 @@ def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     def sums(lhs: Array, rhs: Array) -> Array:
         return compute(plain, lhs, rhs)
 
-    if plain.lhs_layout != spec.lhs_layout:
-        sums = apart(sums)  # else XLA would only change the layouts of its operands, and move them for each product
+    if plain.lhs_layout != spec.lhs_layout or spec.lhs_dtype == spec.compute_dtype:  # else operands are wide ones in passing
+        sums = apart(sums)  # or XLA would only change the layouts of operands that are moved, and move them for each product
     out = lax.reshape(sums(lhs, rhs), plain.shape(axes, plain.out_size))
     return align(take(out, axes, **spatial_slices((0,) * spec.ndim, spec.out_size, (1,) * spec.ndim)), axes, spec.out_layout)
