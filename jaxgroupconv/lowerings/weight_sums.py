@@ -13,7 +13,7 @@ from jax import Array, lax
 
 from jaxgroupconv.lowerings import row_sums
 from jaxgroupconv.lowerings.block_sums import ROW_TERMS, depthwise, kept_axes, sums_size
-from jaxgroupconv.lowerings.calls import apart, loop_apart
+from jaxgroupconv.lowerings.calls import apart, loop_apart, worthwhile
 from jaxgroupconv.lowerings.geometry import TEMPORARIES, align, divisor, put_at, spatial_slices, take, take_at, widen
 from jaxgroupconv.lowerings.position_sums import over_positions, positions_at_a_time
 from jaxgroupconv.lowerings.row_sums import even_parts, over_parts, part_of, rows_apart
@@ -113,9 +113,12 @@ def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         compute, axes = over_parts, spec.spatial[:-1] + kept.replace("k", spec.spatial[-1])
 
     def sums(lhs: Array, rhs: Array) -> Array:
-        return compute(plain, lhs, rhs)
+        return compute(plain, lhs, lax.reshape(rhs, plain.shape(plain.rhs_layout, plain.window)))
 
-    if plain.lhs_layout != spec.lhs_layout or spec.lhs_dtype == spec.compute_dtype:  # else operands are wide ones in passing
-        sums = apart(sums)  # or XLA would only change the layouts of operands that are moved, and move them for each product
+    if not worthwhile("taps", spec):
+        rhs = lax.squeeze(rhs, [plain.rhs_layout.index("o")])  # again as it was given: or else it is copied for the call
+        sums = apart(sums)
+    elif plain.lhs_layout != spec.lhs_layout:
+        sums = apart(sums)  # else XLA would only change the layouts of its operands, and move them for each product
     out = lax.reshape(sums(lhs, rhs), plain.shape(axes, plain.out_size))
     return align(take(out, axes, **spatial_slices((0,) * spec.ndim, spec.out_size, (1,) * spec.ndim)), axes, spec.out_layout)
