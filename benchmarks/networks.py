@@ -25,7 +25,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")  # before keras is imported; the w
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
-from benchmarks.timing import alternate, sampler, write  # noqa: E402
+from benchmarks.timing import alternate, command, sampler, write  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 
 NETWORKS = ("MobileNetV2", "EfficientNetB0", "ConvNeXtTiny", "Xception", "ResNeXt50-32x4d")
@@ -51,7 +51,7 @@ def main() -> None:
     from benchmarks import machine
 
     torch_worker = None if args.no_torch else Worker(sys.executable, "benchmarks.networks_torch", KERAS_BACKEND="torch")
-    head = {"machine": machine.describe(), "batch": args.batch, "size": args.size, "command": sys.argv[1:]}
+    head = {"machine": machine.describe(), "batch": args.batch, "size": args.size, "command": command()}
     path = args.out or RESULTS / f"networks-{machine.name()}.json"
     measurements: list[dict[str, Any]] = []
     for name in (name for name in NETWORKS if re.search(args.only, name)):

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.report import usual_statistic
 from benchmarks.row import MODES, Row
 from benchmarks.shapes import SELECTIONS
-from benchmarks.timing import write
+from benchmarks.timing import command, write
 from benchmarks.worker import Ended, Worker
 
 RESULTS = pathlib.Path(__file__).with_name("results")
@@ -37,7 +37,7 @@ def main() -> int:
     settings = {"candidates": args.candidates, "lowerings": args.lowerings, "mxnet": args.mxnet}
     process = Process(args.patience, **settings)
     peaks = process.ask("peaks", dtypes=list(dict.fromkeys(row.dtype for row in rows)), size=args.peak_size)
-    head = {"machine": process.facts["machine"], "peaks": peaks, "command": sys.argv[1:]}
+    head = {"machine": process.facts["machine"], "peaks": peaks, "command": command()}
     path = args.out or RESULTS / f"{process.facts['name']}.json"
     old = json.loads(path.read_text())["measurements"] if args.resume and path.exists() else []
     done = {(m["key"], m["mode"]) for m in old}

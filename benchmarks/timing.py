@@ -6,6 +6,7 @@ import itertools
 import json
 import pathlib
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -82,6 +83,11 @@ def alternate(
 def describe(error: Exception) -> str:
     """An error in a line."""
     return f"{type(error).__name__}: {str(error)[:300]}"
+
+
+def command() -> list[str]:
+    """This program's arguments, for a result's head; of absolute paths, which belong to the machine, only the names."""
+    return [path.name if (path := pathlib.Path(word)).is_absolute() else word for word in sys.argv[1:]]
 
 
 def write(path: pathlib.Path, head: dict[str, Any], measurements: list[dict[str, Any]]) -> None:

@@ -35,7 +35,8 @@ def compiled(name, case):
     return jax.jit(lambda lhs, rhs: LOWERINGS[name].lower(spec, lhs, rhs))
 
 
-def run(name, case, *operands):
+def run(name, case, *operands, compiled=compiled):
+    """The result; with `compiled.__wrapped__` as it is computed now, where a test changed how."""
     with jax.enable_x64(case.x64):
         return np.asarray(compiled(name, case)(*(operands or case.arrays())))
 
@@ -84,9 +85,7 @@ def test_agrees_with_the_definition_on_random_cases(case):
 def test_weight_sums_of_one_group_and_item_after_the_other(case, monkeypatch):
     """As of large convolutions, whose sums would take too much memory together."""
     monkeypatch.setattr(weight_sums, "_at_a_time", lambda spec: (1, 1))
-    lower = jax.jit(lambda lhs, rhs: LOWERINGS["taps"].lower(case.spec, lhs, rhs))
-    with jax.enable_x64(case.x64):
-        assert_right(case, np.asarray(lower(*case.arrays())))
+    assert_right(case, run("taps", case, compiled=compiled.__wrapped__))
 
 
 @pytest.mark.parametrize(
@@ -95,9 +94,7 @@ def test_weight_sums_of_one_group_and_item_after_the_other(case, monkeypatch):
 def test_depthwise_weight_sums_of_some_positions_after_the_others(case, monkeypatch):
     """As of large kernels; two at a time do not divide an odd number."""
     monkeypatch.setattr(position_sums, "positions_at_a_time", lambda spec: 2)
-    lower = jax.jit(lambda lhs, rhs: LOWERINGS["taps"].lower(case.spec, lhs, rhs))
-    with jax.enable_x64(case.x64):
-        assert_right(case, np.asarray(lower(*case.arrays())))
+    assert_right(case, run("taps", case, compiled=compiled.__wrapped__))
 
 
 def test_xla_keeps_nothing_of_the_windows_of_a_depthwise_weight_gradient():

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax import Array, lax
 
+from jaxgroupconv.lowerings.block_sums import depthwise
 from jaxgroupconv.spec import ConvSpec
 
 OPEN_TERMS = 16  # of a sum that is left open: no dearer to compute again than to read, and cheap to fuse into an activation
@@ -31,12 +32,11 @@ def worthwhile(name: str, spec: ConvSpec) -> bool:
     operand then need not be stored without its padding. (Not that of a narrow dtype, which would be stored as a wide one.)
     """
     if spec.short_output:
-        depthwise, terms = spec.batch == spec.out_channels == 1, math.prod(spec.out_size)
-        inside = spec.lhs_layout.endswith(spec.spatial) or spec.lhs_dtype != spec.compute_dtype
+        shares = not spec.lhs_layout.endswith(spec.spatial) and spec.lhs_dtype == spec.compute_dtype
+        short = shares and depthwise(spec) and math.prod(spec.out_size) <= OPEN_TERMS
     else:
-        depthwise, terms = spec.in_channels == spec.out_channels == 1, math.prod(spec.window) // spec.phases
-        inside = False
-    return name == "matmul" or (name == "taps" and (inside or not depthwise or terms > OPEN_TERMS))
+        short = spec.in_channels == spec.out_channels == 1 and math.prod(spec.window) // spec.phases <= OPEN_TERMS
+    return name == "matmul" or (name == "taps" and not short)
 
 
 def apart(compute: Callable[..., Any]) -> Callable[..., Any]:

@@ -115,10 +115,9 @@ def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     def sums(lhs: Array, rhs: Array) -> Array:
         return compute(plain, lhs, lax.reshape(rhs, plain.shape(plain.rhs_layout, plain.window)))
 
-    if not worthwhile("taps", spec):
+    if open_around := not worthwhile("taps", spec):
         rhs = lax.squeeze(rhs, [plain.rhs_layout.index("o")])  # again as it was given: or else it is copied for the call
-        sums = apart(sums)
-    elif plain.lhs_layout != spec.lhs_layout:
-        sums = apart(sums)  # else XLA would only change the layouts of its operands, and move them for each product
+    if open_around or plain.lhs_layout != spec.lhs_layout:
+        sums = apart(sums)  # else XLA would only change the layouts of moved operands, and move them for each product
     out = lax.reshape(sums(lhs, rhs), plain.shape(axes, plain.out_size))
     return align(take(out, axes, **spatial_slices((0,) * spec.ndim, spec.out_size, (1,) * spec.ndim)), axes, spec.out_layout)
