@@ -49,6 +49,8 @@ class ConvSpec:
       rhs_dtype: the kernel's dtype.
       out_dtype: the result's dtype.
       precision: lax's precision: None, a pair, or something only lax understands.
+      short_output: whether the result has clearly fewer positions than the kernel and the input, the geometry of a weight
+        gradient. It is decided for the whole convolution; the parts that a lowering makes of it keep it.
     """
 
     batch: int
@@ -68,6 +70,12 @@ class ConvSpec:
     rhs_dtype: np.dtype
     out_dtype: np.dtype
     precision: Any = None
+    short_output: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.short_output is None:
+            short = 3 * math.prod(self.out_size) <= 2 * min(math.prod(self.window), math.prod(self.in_size))
+            object.__setattr__(self, "short_output", short)
 
     @property
     def ndim(self) -> int:
@@ -88,11 +96,6 @@ class ConvSpec:
                 self.in_size, self.window, self.strides, self.padding, self.lhs_dilation, self.rhs_dilation, strict=True
             )
         )
-
-    @functools.cached_property
-    def short_output(self) -> bool:
-        """Whether the result has clearly fewer positions than the kernel and the input: the geometry of a weight gradient."""
-        return 3 * math.prod(self.out_size) <= 2 * min(math.prod(self.window), math.prod(self.in_size))
 
     @functools.cached_property
     def phases(self) -> int:

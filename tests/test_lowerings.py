@@ -13,7 +13,7 @@ from cases import CASES, EMPTY_CASES, WEIGHT_GRADIENT, WEIGHT_GRADIENT_3D, WEIGH
 from jax import lax
 
 from jaxgroupconv import LOWERINGS, plan
-from jaxgroupconv.lowerings import position_sums, weight_sums
+from jaxgroupconv.lowerings import matmul, position_sums, weight_sums
 from jaxgroupconv.lowerings.block_sums import depthwise
 
 LEAST_ACCEPTED = {"feature_groups": 15}  # cases; a lowering that accepts fewer than 70 must say so here
@@ -95,6 +95,13 @@ def test_depthwise_weight_sums_of_some_positions_after_the_others(case, monkeypa
     """As of large kernels; two at a time do not divide an odd number."""
     monkeypatch.setattr(position_sums, "positions_at_a_time", lambda spec: 2)
     assert_right(case, run("taps", case, compiled=compiled.__wrapped__))
+
+
+@pytest.mark.parametrize("case", [case for case in accepted("matmul") if case.spec.short_output], ids=str)
+def test_weight_products_of_one_row_after_the_other(case, monkeypatch):
+    """As of large maps; a row has fewer positions than the kernel, and is the part of a weight gradient nevertheless."""
+    monkeypatch.setattr(matmul, "BLOCK_BYTES", 1)
+    assert_right(case, run("matmul", case, compiled=compiled.__wrapped__))
 
 
 def test_xla_keeps_nothing_of_the_windows_of_a_depthwise_weight_gradient():
