@@ -155,13 +155,16 @@ def _disjoint(spec: ConvSpec) -> bool:
 
 
 def _dense_gradient(spec: ConvSpec) -> bool:
+    """One group where lax has a naive loop (a dilated input, a kernel of size one), or products of an unlucky shape."""
     if spec.groups > 1 or not spec.short_output or min(spec.batch, spec.out_channels) <= 2:
         return False
-    positions, strided = math.prod(spec.window), any(step > 1 for step in spec.rhs_dilation)
-    least = 1 << (16 if spec.in_channels > 1 and not _channel_last(spec) else 15)
-    wide = positions * max(spec.batch, spec.out_channels) >= least and (strided or positions >= spec.in_channels << 13)
-    large = wide or (strided and positions >= 16 * spec.in_channels)
-    return spec.phases > 1 or math.prod(spec.out_size) == 1 or (spec.ndim == 2 and large)
+    large = math.prod(spec.rhs_shape) * spec.rhs_dtype.itemsize >= 24 << 20
+    few = spec.out_channels <= 8 and spec.in_channels <= 2
+    thin = spec.out_channels > 8 and spec.batch >= 4 and spec.batch * math.prod(spec.out_size) <= 64
+    if not _channel_last(spec):
+        thin &= spec.out_channels <= 32 and all(step == 1 for step in spec.rhs_dilation)
+    unlucky = spec.ndim == 2 and (large or few or (thin and math.prod(spec.window) >= 1 << 13))
+    return unlucky or spec.phases > 1 or math.prod(spec.out_size) == 1
 
 
 def _thin_gradient(spec: ConvSpec) -> bool:
@@ -266,8 +269,9 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _dense_gradient,
         "matmul",
-        "a dense weight gradient, strided or of at least 8192 positions an item in two dimensions, or of a kernel of size "
-        "one or a dilated input: a product of patches",
+        "a dense weight gradient of a kernel of size one or a dilated input, or in two dimensions of one or two items and at "
+        "most 8 output channels, of a cotangent of 24 MiB, or of 8192 positions and at most 64 input channels times kernel "
+        "elements: a product of patches",
     ),
     (lambda spec: spec.groups == 1, "native", "one group: a dense convolution"),
     (_scale, "native", "a depthwise kernel of size one: lax's own is one elementwise product too"),

@@ -107,15 +107,21 @@ def test_the_product_of_many_positions_moves_no_operand(groups):
     assert "transpose" not in jax.jit(pointwise).lower(x, w).as_text()
 
 
-@pytest.mark.parametrize("size, kernel, planned", [(256, 3, "matmul"), (56, 3, "native"), (4, 1, "matmul")])
-def test_a_dense_weight_gradient_of_many_positions_is_a_product(size, kernel, planned):
-    forward, _, dw = entries(8, 64, size, 64, kernel, 1, 1)
-    assert (forward.plan.name, dw.plan.name) == ("native", planned)
-
-
-@pytest.mark.parametrize("batch, size, planned", [(1, 64, "matmul"), (2, 64, "matmul"), (32, 14, "native")])
-def test_a_strided_dense_weight_gradient_is_a_product_unless_its_items_are_many(batch, size, planned):
-    assert entries(batch, 16, size, 16, 3, 1, 2)[-1].plan.name == planned
+@pytest.mark.parametrize(
+    "batch, channels, size, out_channels, kernel, stride, planned",
+    [
+        (1, 64, 4, 64, 1, 1, "matmul"),  # a kernel of size one
+        (2, 64, 112, 8, 3, 1, "matmul"),  # few output channels
+        (8, 64, 224, 64, 3, 1, "matmul"),  # a large cotangent
+        (1, 6, 112, 24, 3, 1, "matmul"),  # 54 elements and channels of the kernel
+        (1, 6, 112, 64, 3, 1, "native"),
+        (8, 3, 112, 8, 3, 1, "native"),
+        (8, 64, 56, 64, 3, 1, "native"),
+        (2, 16, 64, 16, 3, 2, "native"),
+    ],
+)
+def test_a_dense_weight_gradient_is_a_product_where_lax_is_slow(batch, channels, size, out_channels, kernel, stride, planned):
+    assert entries(batch, channels, size, out_channels, kernel, 1, stride)[-1].plan.name == planned
 
 
 def test_wide_groups_are_products_where_a_group_has_64_channels():

@@ -139,25 +139,41 @@ def _relaid(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Ar
 
 
 def _in_blocks(spec: ConvSpec, lhs: Array, rhs: Array, most: int) -> Array:
-    """A loop over blocks: one item, some groups and some rows of the result (of a weight gradient: of the window) at a time."""
-    axes, dtype = spec.out_layout, spec.compute_dtype if spec.short_output else spec.out_dtype
+    """Blocks, one after the other: one item, some groups and some rows of the result (of a weight gradient: of the window).
+
+    The rows that are left of the last block are a loop of their own.
+    """
     block, counts = _block(spec, most)
-    if math.prod(counts) == 1:
+    if math.prod(counts) == 1 and _rows(block) == _rows(spec):
         return _over_patches(spec, lhs, rhs)
+    out = lax.full(spec.shape(spec.out_layout, spec.out_size), 0, spec.compute_dtype if spec.short_output else spec.out_dtype)
+    out, done = _loop(spec, block, counts, 0, out, lhs, rhs), counts[2] * _rows(block)
+    if done < _rows(spec):
+        rest = _part(spec, block.groups, _rows(spec) - done)
+        out = _loop(spec, rest, (*counts[:2], 1), done, out, lhs, rhs)
+    return out
+
+
+def _loop(spec: ConvSpec, block: ConvSpec, counts: tuple[int, int, int], row: int, out: Array, lhs: Array, rhs: Array) -> Array:
+    """The blocks of so many items, groups and rows, from a row on, put or added into `out`."""
 
     def fetch(i: Any, lhs: Array, rhs: Array) -> list[Array]:
-        x_at, w_at, _ = _places(spec, block, counts, i)
+        x_at, w_at, _ = _places(spec, block, counts, row, i)
         return [take_at(lhs, spec.lhs_layout, **x_at), take_at(rhs, spec.rhs_layout, **w_at)]
 
     def step(i: Any, out: Array, slices: list[Array], *_operands: Array) -> Array:
-        (x, w), (_, _, at) = slices, _places(spec, block, counts, i)
-        found = lax.convert_element_type(_over_patches(block, x, w), dtype)
+        (x, w), (_, _, at) = slices, _places(spec, block, counts, row, i)
+        found = lax.convert_element_type(_over_patches(block, x, w), out.dtype)
         if spec.short_output:  # a sum over items and rows
-            found = lax.add(found, take_at(out, axes, g=(at["g"], block.groups)))
-        return put_at(out, axes, found, **at)
+            found = lax.add(found, take_at(out, spec.out_layout, g=(at["g"], block.groups)))
+        return put_at(out, spec.out_layout, found, **at)
 
-    zeros = lax.full(spec.shape(axes, spec.out_size), 0, dtype)
-    return loop_apart(math.prod(counts), fetch, step, zeros, lhs, rhs)
+    return loop_apart(math.prod(counts), fetch, step, out, lhs, rhs)
+
+
+def _rows(spec: ConvSpec) -> int:
+    """What blocks are parts of, along the first axis: the rows of the result, or of a weight gradient's window."""
+    return spec.window[0] if spec.short_output else spec.out_size[0]
 
 
 def _items_and_channels(spec: ConvSpec) -> tuple[int, int]:
@@ -172,35 +188,43 @@ def _patch_bytes(spec: ConvSpec) -> int:
 
 
 def _block(spec: ConvSpec, most: int) -> tuple[ConvSpec, tuple[int, int, int]]:
-    """The convolution of one block, and the numbers of blocks along items, groups and rows."""
-    (items, _), patches = _items_and_channels(spec), _patch_bytes(spec)
-    rows, kernel = (spec.window[0], spec.out_size[0]) if spec.short_output else (spec.out_size[0], spec.window[0])
+    """The convolution of one block, and the numbers of whole blocks along items, groups and rows."""
+    (items, _), patches, rows = _items_and_channels(spec), _patch_bytes(spec), _rows(spec)
+    kernel = spec.out_size[0] if spec.short_output else spec.window[0]
     most = most * kernel // (kernel + 1)  # beside the patches of all axes but the first, which they are made of
     if items * spec.groups * patches > most:  # a loop, which keeps the input
         most -= min(most // 2, math.prod(spec.lhs_shape) * spec.lhs_dtype.itemsize)
     most = min(BLOCK_BYTES, most)
     groups = divisor(spec.groups, most // patches)
-    height = rows if patches <= most else divisor(rows, rows * most // patches)
+    height = max(1, min(rows, rows * most // patches))
+    even = divisor(rows, height)
+    height = even if 4 * even >= 3 * height else -(-rows // -(-rows // height))
+    return _part(spec, groups, height), (items, spec.groups // groups, rows // height)
+
+
+def _part(spec: ConvSpec, groups: int, height: int) -> ConvSpec:
+    """The convolution of one item, so many groups and so many rows."""
+    kernel = spec.out_size[0] if spec.short_output else spec.window[0]
     step, other = (spec.rhs_dilation, spec.strides) if spec.short_output else (spec.strides, spec.rhs_dilation)
     reach = (height - 1) * step[0] + (kernel - 1) * other[0] + 1
     changes = dict(in_channels=1, window=(height, *spec.window[1:])) if spec.short_output else dict(batch=1)
-    block = dataclasses.replace(spec, groups=groups, in_size=(reach, *spec.in_size[1:]), **changes)
-    return block, (items, spec.groups // groups, rows // height)
+    return dataclasses.replace(spec, groups=groups, in_size=(reach, *spec.in_size[1:]), **changes)
 
 
 def _places(
-    spec: ConvSpec, block: ConvSpec, counts: tuple[int, int, int], i: Any
+    spec: ConvSpec, block: ConvSpec, counts: tuple[int, int, int], row: int, i: Any
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Where the operands of block i are (starts and sizes), and where its result begins."""
+    """Where the operands of block i are (starts and sizes), and where its result begins, if the blocks begin at a row."""
     item, first = lax.div(i, np.int32(counts[1] * counts[2])), lax.rem(i, np.int32(counts[1] * counts[2]))
     group = lax.mul(lax.div(first, np.int32(counts[2])), np.int32(block.groups))
-    rows, step = (block.window, spec.rhs_dilation) if spec.short_output else (block.out_size, spec.strides)
-    row = lax.mul(lax.rem(first, np.int32(counts[2])), np.int32(rows[0]))
-    groups, reach = (group, block.groups), (lax.mul(row, np.int32(step[0])), block.in_size[0])
+    step = spec.rhs_dilation if spec.short_output else spec.strides
+    at = lax.mul(lax.rem(first, np.int32(counts[2])), np.int32(_rows(block)))
+    at = lax.add(at, np.int32(row)) if row else at
+    groups, reach = (group, block.groups), (lax.mul(at, np.int32(step[0])), block.in_size[0])
     if spec.short_output:
         own = {"g": groups, "c": (item, 1)}
-        return own | {"s0": reach}, own | {"s0": (row, rows[0])}, {"g": group}
-    return {"n": (item, 1), "g": groups, "s0": reach}, {"g": groups}, {"n": item, "g": group, "s0": row}
+        return own | {"s0": reach}, own | {"s0": (at, _rows(block))}, {"g": group}
+    return {"n": (item, 1), "g": groups, "s0": reach}, {"g": groups}, {"n": item, "g": group, "s0": at}
 
 
 def _over_inputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
