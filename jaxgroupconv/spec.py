@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +70,7 @@ class ConvSpec:
     rhs_dtype: np.dtype
     out_dtype: np.dtype
     precision: Any = None
-    short_output: bool | None = None
+    short_output: bool = cast(bool, None)  # unless a part gets its whole's, decided below
 
     def __post_init__(self) -> None:
         if self.short_output is None:
