@@ -186,6 +186,13 @@ def _few_thin_gradient(spec: ConvSpec) -> bool:
     return spec.short_output and spec.groups <= 3 and thin and math.prod(spec.out_size) > 1 and spec.phases == 1
 
 
+def _wide_gradient_of_items(spec: ConvSpec) -> bool:
+    """Several items of few wide groups: lax's dense gradient keeps what products of one item after the other load again."""
+    few = spec.short_output and 1 < spec.groups <= MAX_UNROLLED and math.prod(spec.out_size) > 1
+    wide = spec.ndim == 2 and spec.phases == 1 and min(spec.batch, spec.out_channels) >= 32
+    return few and wide and spec.in_channels >= (2 if _channel_last(spec) else 4)
+
+
 def _scale(spec: ConvSpec) -> bool:
     return _pointwise(spec) and spec.in_channels == spec.out_channels == spec.phases == 1 and not _strided(spec)
 
@@ -200,9 +207,19 @@ def _pointwise_products(spec: ConvSpec) -> bool:
 
 
 def _thin(spec: ConvSpec) -> bool:
-    return _pointwise(spec) or spec.in_channels <= (
-        24 if _channel_last(spec) and (spec.groups > MAX_UNROLLED or spec.disjoint) else 12
-    )
+    if spec.groups <= MAX_UNROLLED and not (_channel_last(spec) and spec.disjoint):
+        most = 12
+    elif _channel_last(spec):
+        most = 24
+    else:
+        most = 16 if math.prod(spec.out_size) >= 56 * 56 else 12
+    return _pointwise(spec) or spec.in_channels <= most
+
+
+def _thin_strided(spec: ConvSpec) -> bool:
+    """Sums that read every second column are no vector loops."""
+    plain = spec.phases == 1 and not _pointwise(spec) and not _channel_last(spec)
+    return plain and _strided(spec) and 8 <= spec.in_channels <= 12
 
 
 def _gathered(spec: ConvSpec) -> bool:
@@ -210,20 +227,20 @@ def _gathered(spec: ConvSpec) -> bool:
     return spec.lhs_layout.endswith(spec.spatial) and not spec.rhs_layout.startswith("go")
 
 
-def _small_map(spec: ConvSpec) -> bool:
-    few = spec.batch * math.prod(spec.out_size) <= 64 and math.prod(spec.window) <= 49
-    return few and spec.groups > MAX_UNROLLED and not _gathered(spec)
-
-
-def _wide_sums(spec: ConvSpec) -> bool:
-    large = math.prod(spec.out_size) >= 196 and math.prod(spec.window) <= 25 and spec.phases == 1
-    return large and _channel_last(spec) and 48 <= spec.in_channels <= 64
+def _many_groups(spec: ConvSpec) -> bool:
+    """Many groups, channel-first or of a small map; a gradient's kernel is moved, which many positions make worth it."""
+    positions = math.prod(spec.out_size)
+    if spec.batch * positions <= 64:
+        small = not _gathered(spec)
+    else:
+        small = spec.phases == 1 and not _channel_last(spec) and (positions >= 28 * 28 or not _gathered(spec))
+    return small and spec.groups > MAX_UNROLLED and math.prod(spec.window) <= 49
 
 
 def _patches(spec: ConvSpec) -> bool:
     """Strided single items, or groups so wide that the patches cost little beside their product, channel-first."""
     strided, small = spec.batch == 1 and _strided(spec), math.prod(spec.window) <= 49
-    wide = small and spec.in_channels >= 64 and not _channel_last(spec) and not _gathered(spec)
+    wide = small and spec.in_channels >= 40 and not _channel_last(spec) and not _gathered(spec)
     return spec.phases == 1 and math.prod(spec.window) > 1 and (strided or wide)
 
 
@@ -286,6 +303,12 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "a weight gradient of at most 3 groups of less than 16x16 channels: a dense convolution for each",
     ),
     (
+        _wide_gradient_of_items,
+        "per_group",
+        "a weight gradient of several items (channel-first four) and at most 16 groups of at least 32x32 channels: a dense "
+        "convolution for each",
+    ),
+    (
         lambda spec: spec.short_output,
         "matmul",
         "a weight gradient of wide groups: a matrix product with patches",
@@ -307,21 +330,26 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "a dilated input of 6 (channel-last 13) to 16 channels a group: matrix products of patches, phase by phase",
     ),
     (
+        _thin_strided,
+        "matmul",
+        "strided, channel-first, 8 to 12 channels a group: matrix products of patches",
+    ),
+    (
         _thin,
         "taps",
-        "thin groups (at most 12 channels; channel-last 24, if more than 16 groups or disjoint), or any other kernel of size "
-        "one: sums over the kernel's taps",
+        "thin groups (at most 12 channels; of more than 16 groups 16 of 3136 positions, 24 channel-last; 24 of disjoint ones, "
+        "channel-last), or any other kernel of size one: sums over the kernel's taps",
     ),
-    (_small_map, "matmul", "more than 16 groups of at most 64 positions: matrix products of patches"),
     (
-        _wide_sums,
-        "taps",
-        "channel-last, 48 to 64 channels a group, at least 196 positions and at most 25 kernel elements: sums over the taps",
+        _many_groups,
+        "matmul",
+        "more than 16 groups, channel-first (a gradient only of at least 784 positions) or of at most 64 positions: matrix "
+        "products of patches",
     ),
     (
         _patches,
         "matmul",
-        "wider groups, strided and of one item, or, channel-first, of at least 64 channels and at most 49 kernel elements: "
+        "wider groups, strided and of one item, or, channel-first, of at least 40 channels and at most 49 kernel elements: "
         "products of patches",
     ),
     (

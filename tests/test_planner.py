@@ -92,12 +92,28 @@ def test_a_depthwise_kernel_of_size_one_is_left_to_lax():
 
 
 @pytest.mark.parametrize(
-    "size, channels, planned", [(14, 64, "taps"), (28, 48, "taps"), (7, 64, "per_group"), (14, 96, "per_group")]
+    "batch, channels, size, groups, stride, planned",
+    [
+        (1, 16, 14, 20, 1, ("matmul", "per_group")),  # a gradient's kernel is moved,
+        (1, 16, 28, 20, 1, ("matmul", "matmul")),  # which many positions make worth it
+        (1, 16, 56, 20, 1, ("taps", "taps")),
+        (1, 16, 28, 8, 1, ("per_group", "per_group")),
+        (8, 8, 28, 32, 2, ("matmul", "matmul")),  # strided; the gradient's phases
+        (8, 4, 28, 32, 2, ("taps", "taps")),
+        (1, 40, 14, 8, 1, ("matmul", "per_group")),
+    ],
 )
-def test_wide_groups_are_sums_channel_last_where_the_map_is_large(size, channels, planned):
-    x, w = (1, size, size, 8 * channels), (3, 3, channels, 8 * channels)
-    case = Case("", x, w, groups=8, padding=((1, 1), (1, 1)), layouts=("NHWC", "HWIO", "NHWC"))
-    assert plan(case.spec, "cpu").name == planned
+def test_channel_first_many_wide_or_strided_groups_are_products(batch, channels, size, groups, stride, planned):
+    forward, dx, _ = entries(batch, groups * channels, size, groups * channels, 3, groups, stride)
+    assert (forward.plan.name, dx.plan.name) == planned
+
+
+@pytest.mark.parametrize(
+    "batch, channels, groups, planned",
+    [(4, 32, 8, "per_group"), (2, 32, 8, "matmul"), (4, 24, 8, "matmul"), (4, 32, 20, "matmul")],
+)
+def test_the_weight_gradient_of_several_items_and_few_wide_groups_is_a_dense_one_for_each(batch, channels, groups, planned):
+    assert entries(batch, groups * channels, 14, groups * channels, 3, groups, 1)[-1].plan.name == planned
 
 
 @pytest.mark.parametrize("groups", [1, 4])

@@ -100,13 +100,14 @@ def _over_positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     batch = f"{items}g" if minor and _items_apart(spec) else "g"
     own, summed = (part.strip(batch) for part in (("n", f"c{s}") if spec.short_output else (f"n{s}", "c")))
     x_axes = [batch, own, summed] if minor == spec.short_output else [batch, summed, own]
-    w_axes = [batch if spec.short_output else "g", *(("o", summed) if minor else (summed, "o"))]
-    out_axes = [batch, "o", own] if minor else [batch, own, "o"]
+    first = _kernel_first(spec)
+    w_axes = [batch if spec.short_output else "g", *(("o", summed) if first else (summed, "o"))]
+    out_axes = [batch, "o", own] if first else [batch, own, "o"]
     x = regroup(lhs, merged(spec.lhs_layout), x_axes, spec.sizes(count))
     w = regroup(rhs, merged(spec.rhs_layout), w_axes, spec.sizes(spec.window))
     if batch != w_axes[0]:
         w = lax.reshape(lax.broadcast(w, [spec.batch]), [spec.batch * spec.groups, *w.shape[1:]])
-    (a, a_axes), (b, b_axes) = ((w, w_axes), (x, x_axes)) if minor else ((x, x_axes), (w, w_axes))
+    (a, a_axes), (b, b_axes) = ((w, w_axes), (x, x_axes)) if first else ((x, x_axes), (w, w_axes))
     numbers = ([a_axes.index(summed)], [b_axes.index(summed)]), ([0], [0])
     out = lax.dot_general(a, b, numbers, precision=spec.precision, preferred_element_type=spec.compute_dtype)
     if batch == "cg":  # each item's part of the sum
@@ -114,6 +115,14 @@ def _over_positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         out_axes[0] = "g"
     out = lax.convert_element_type(out, spec.out_dtype)
     return regroup(out, out_axes, merged(spec.out_layout), spec.sizes(spec.out_size))
+
+
+def _kernel_first(spec: ConvSpec) -> bool:
+    """Whether the kernel is the product's first operand, along whose minor axis a product is fastest.
+
+    Where positions are minor it is so anyway; in a weight gradient of several groups both operands are moved anyway.
+    """
+    return spec.lhs_layout.endswith(spec.spatial) or (spec.short_output and spec.groups > 1)
 
 
 def _items_apart(spec: ConvSpec) -> bool:
@@ -131,7 +140,8 @@ def _relaid(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Ar
     if spec.lhs_layout.endswith(s):
         layouts = (f"cgn{s}", f"cgo{s}", f"gon{s}") if summed else (f"ngc{s}", f"goc{s}", f"ngo{s}")
     else:
-        layouts = (f"gc{s}n", f"gc{s}o", f"g{s}no") if summed else (f"gn{s}c", f"g{s}co", f"gn{s}o")
+        w = f"goc{s}" if _kernel_first(spec) else f"gc{s}o"
+        layouts = (f"gc{s}n", w, f"g{s}no") if summed else (f"gn{s}c", f"g{s}co", f"gn{s}o")
     size = tuple(size + low + high for size, (low, high) in zip(spec.in_size, spec.padding, strict=True))
     x, w = align(pad(spec, lhs), spec.lhs_layout, layouts[0]), align(rhs, spec.rhs_layout, layouts[1])
     names = dict(zip(("lhs_layout", "rhs_layout", "out_layout"), layouts, strict=True))
@@ -282,6 +292,7 @@ def _patches(
 
 
 def _product(spec: ConvSpec, kernel: tuple[Array, str], patches: tuple[Array, str], merge: bool = True) -> tuple[Array, str]:
-    """The product and its axes; the minor ones are those of the input where the spatial axes are minor."""
-    a, b = (kernel, patches) if spec.lhs_layout.endswith(spec.spatial) else (patches, kernel)
+    """The product and its axes; the kernel comes first where its output channels are major (see `_kernel_first`)."""
+    first = spec.lhs_layout.endswith(spec.spatial) or (spec.short_output and spec.rhs_layout.startswith("go"))
+    a, b = (kernel, patches) if first else (patches, kernel)
     return contract(*a, *b, batch="g", merge=merge, precision=spec.precision, preferred_element_type=spec.compute_dtype)
