@@ -203,7 +203,8 @@ def _pointwise_products(spec: ConvSpec) -> bool:
         enough = spec.in_channels >= 8
     else:
         enough = spec.in_channels >= 4 and spec.out_channels >= (12 if _strided(spec) else 8)
-    return _pointwise(spec) and (spec.in_channels > 24 or (enough and not _channel_last(spec)))
+    moved = 48 if spec.bytes >= 6 << 20 else 24  # channels, up to which a sum is faster
+    return _pointwise(spec) and (spec.in_channels > moved if _channel_last(spec) else enough or spec.in_channels > 24)
 
 
 def _thin(spec: ConvSpec) -> bool:
@@ -321,8 +322,8 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _pointwise_products,
         "matmul",
-        "a kernel of size one and more than 24 channels a group, or, channel-first, at least 8, or, of several items, 4 and 8 "
-        "output channels (12 if strided): matrix products over the groups",
+        "a kernel of size one and more than 24 channels a group (channel-last, of 6 MiB, 48), or, channel-first, at least 8, or, "
+        "of several items, 4 and 8 output channels (12 if strided): matrix products over the groups",
     ),
     (
         _thin_dilated,

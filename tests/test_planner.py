@@ -116,6 +116,14 @@ def test_the_weight_gradient_of_several_items_and_few_wide_groups_is_a_dense_one
     assert entries(batch, groups * channels, 14, groups * channels, 3, groups, 1)[-1].plan.name == planned
 
 
+@pytest.mark.parametrize(
+    "batch, channels, planned", [(1, 24, "taps"), (1, 32, "matmul"), (16, 32, "taps"), (16, 48, "taps"), (16, 64, "matmul")]
+)
+def test_grouped_kernels_of_size_one_are_sums_where_moving_the_groups_costs_more(batch, channels, planned):
+    case = Case("", (batch, 28, 28, 4 * channels), (1, 1, channels, 4 * channels), groups=4, layouts=("NHWC", "HWIO", "NHWC"))
+    assert plan(case.spec, "cpu").name == planned
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 def test_the_product_of_many_positions_moves_no_operand(groups):
     x, w = jnp.ones((8, 64, 14, 14)), jnp.ones((32, 64 // groups, 1, 1))
