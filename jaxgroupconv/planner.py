@@ -199,12 +199,18 @@ def _scale(spec: ConvSpec) -> bool:
 
 def _pointwise_products(spec: ConvSpec) -> bool:
     """A kernel of size one whose product is faster than its sum; channel-last, a product has to move the groups first."""
-    if spec.batch == 1:
+    if _channel_last(spec):  # large operands are dear to move; in a gradient the sum has to move the kernel
+        enough = spec.in_channels > (48 if spec.bytes >= 6 << 20 and spec.rhs_layout.endswith("o") else 24)
+    elif spec.batch == 1:
         enough = spec.in_channels >= 8
     else:
-        enough = spec.in_channels >= 4 and spec.out_channels >= (12 if _strided(spec) else 8)
-    moved = 48 if spec.bytes >= 6 << 20 else 24  # channels, up to which a sum is faster
-    return _pointwise(spec) and (spec.in_channels > moved if _channel_last(spec) else enough or spec.in_channels > 24)
+        enough = spec.in_channels > 24 or (spec.in_channels >= 4 and spec.out_channels >= (12 if _strided(spec) else 8))
+    return _pointwise(spec) and enough
+
+
+def _large_pointwise_gradient(spec: ConvSpec) -> bool:
+    large = _channel_last(spec) and not spec.rhs_layout.endswith("o") and spec.bytes >= 12 << 20
+    return large and _pointwise(spec) and spec.groups <= MAX_UNROLLED and 24 < spec.in_channels <= 48
 
 
 def _thin(spec: ConvSpec) -> bool:
@@ -320,10 +326,16 @@ _CPU: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "any other weight gradient: lax's own convolution, its batch groups written as feature groups",
     ),
     (
+        _large_pointwise_gradient,
+        "per_group",
+        "a gradient of a kernel of size one, channel-last, of 12 MiB and at most 16 groups of 25 to 48 channels, which a "
+        "product would move: a dense convolution for each",
+    ),
+    (
         _pointwise_products,
         "matmul",
-        "a kernel of size one and more than 24 channels a group (channel-last, of 6 MiB, 48), or, channel-first, at least 8, or, "
-        "of several items, 4 and 8 output channels (12 if strided): matrix products over the groups",
+        "a kernel of size one and more than 24 channels a group (channel-last 48, forward and of 6 MiB), or, channel-first, at "
+        "least 8, or, of several items, 4 and 8 output channels (12 if strided): matrix products over the groups",
     ),
     (
         _thin_dilated,

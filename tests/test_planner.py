@@ -124,6 +124,12 @@ def test_grouped_kernels_of_size_one_are_sums_where_moving_the_groups_costs_more
     assert plan(case.spec, "cpu").name == planned
 
 
+@pytest.mark.parametrize("batch, channels, planned", [(1, 32, "matmul"), (16, 32, "per_group"), (16, 64, "matmul")])
+def test_the_input_gradient_of_grouped_kernels_of_size_one_channel_last(batch, channels, planned):
+    case = Case("", (batch, 28, 28, 4 * channels), (1, 1, 4 * channels, channels), groups=4, layouts=("NHWC", "HWOI", "NHWC"))
+    assert plan(case.spec, "cpu").name == planned
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 def test_the_product_of_many_positions_moves_no_operand(groups):
     x, w = jnp.ones((8, 64, 14, 14)), jnp.ones((32, 64 // groups, 1, 1))
