@@ -8,7 +8,7 @@ import pytest
 from cases import CASES, Case
 
 import jaxgroupconv as jgc
-from jaxgroupconv import LOWERINGS, planner
+from jaxgroupconv import LOWERINGS, cpu_plan
 from jaxgroupconv.planner import IMPLEMENTATIONS, Plan, choose, plan
 
 GROUPED = Case("", (1, 8, 9, 9), (8, 2, 3, 3), groups=4).spec
@@ -222,14 +222,14 @@ def test_other_platforms_are_lax_s_until_they_are_measured(platform):
 
 def test_the_docstring_is_the_decision_list():
     doc = plan.__doc__ or ""
-    rules = planner._CPU
+    rules = cpu_plan.RULES
     assert len(rules) >= 3
     for i, (_, name, reason) in enumerate(rules, 1):
         assert f"{i}. {reason} -> `{name}`" in doc
 
 
 def test_every_rule_of_the_list_names_a_lowering():
-    assert {name for _, name, _ in planner._CPU} <= set(LOWERINGS)
+    assert {name for _, name, _ in cpu_plan.RULES} <= set(LOWERINGS)
 
 
 def test_a_refused_spec_is_native_and_says_why():

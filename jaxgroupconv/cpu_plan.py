@@ -1,0 +1,296 @@
+"""The decision list for CPUs: which convolutions each lowering is fastest at, as measured (docs/performance.md)."""
+
+import math
+from collections.abc import Callable
+
+from jaxgroupconv.lowerings.per_group import MAX_UNROLLED
+from jaxgroupconv.spec import ConvSpec
+
+
+def _channel_last(spec: ConvSpec) -> bool:
+    return not spec.lhs_layout.endswith(spec.spatial)
+
+
+def _strided(spec: ConvSpec) -> bool:
+    return any(stride > 1 for stride in spec.strides)
+
+
+def _pointwise(spec: ConvSpec) -> bool:
+    return math.prod(spec.window) == 1
+
+
+def _thin_dense(spec: ConvSpec) -> bool:
+    """One group of few input channels, as of images."""
+    terms = spec.in_channels * math.prod(spec.window)
+    return math.prod(spec.window) > 1 and terms <= 75 and spec.phases == 1 and not spec.short_output
+
+
+def _thin_dense_products(spec: ConvSpec) -> bool:
+    few = spec.ndim == 2 and spec.batch <= 2 and not _channel_last(spec)
+    return few and _thin_dense(spec) and spec.out_channels > (16 if _strided(spec) else 32)
+
+
+def _thin_dense_sums(spec: ConvSpec) -> bool:
+    short = spec.in_channels * math.prod(spec.window) <= 64
+    plain = spec.ndim == 2 and (_channel_last(spec) or not _strided(spec))
+    return _thin_dense(spec) and short and (plain or spec.out_channels <= 16)
+
+
+def _dense_pointwise(spec: ConvSpec) -> bool:
+    """One group and a kernel of size one; where the kernel has to be transposed, it is a small part of the operands."""
+    positions, channels = spec.batch * math.prod(spec.out_size), spec.in_channels + spec.out_channels
+    moved = 4 * spec.in_channels * spec.out_channels if _gathered(spec) else 0
+    enough = positions >= (16 if spec.batch == 1 or _channel_last(spec) else 32 * spec.batch)
+    return _pointwise(spec) and enough and positions * channels >= moved
+
+
+def _volumetric_sums(spec: ConvSpec) -> bool:
+    """In three dimensions: few channels, or a plain kernel that passes over many positions."""
+    if spec.ndim != 3 or math.prod(spec.window) < 9:
+        return False
+    if spec.short_output:
+        return spec.groups == 1 and spec.batch * spec.out_channels <= 64
+    if spec.in_channels <= 12 or spec.out_channels <= 4:
+        return True
+    if spec.phases > 1:
+        return False
+    many, strided = spec.batch * math.prod(spec.out_size) >= 64 * spec.in_channels, _strided(spec)
+    return (many and spec.in_channels <= (24 if strided else 64)) or (
+        _channel_last(spec) and not strided and spec.in_channels <= 128
+    )
+
+
+def _volumetric_products(spec: ConvSpec) -> bool:
+    """In three dimensions: strided, dilated, or few items."""
+    if spec.ndim != 3 or spec.in_channels * spec.out_channels * spec.batch < 64:
+        return False
+    sparse = spec.phases > 1 or any(step > 1 for step in spec.strides + spec.rhs_dilation)
+    if spec.short_output:
+        wide = spec.batch * spec.out_channels >= 16 * 16 or spec.phases > 4
+        return wide and min(spec.batch, spec.out_channels) > 2 and (sparse or spec.in_channels == 1)
+    return spec.in_channels > 12 and (sparse or _channel_last(spec) or (spec.batch == 1 and spec.in_channels < 128))
+
+
+def _disjoint(spec: ConvSpec) -> bool:
+    wide = spec.in_channels > 16 and (spec.groups > 1 or spec.phases > 4)
+    return spec.disjoint and not spec.short_output and (not _channel_last(spec) or spec.in_channels == 1 or wide)
+
+
+def _dense_gradient(spec: ConvSpec) -> bool:
+    """One group where lax has a naive loop (a dilated input, a kernel of size one), or products of an unlucky shape."""
+    if spec.groups > 1 or not spec.short_output or min(spec.batch, spec.out_channels) <= 2:
+        return False
+    large = math.prod(spec.rhs_shape) * spec.rhs_dtype.itemsize >= 24 << 20
+    few = spec.out_channels <= 8 and spec.in_channels <= 2
+    thin = spec.out_channels > 8 and spec.batch >= 4 and spec.batch * math.prod(spec.out_size) <= 64
+    if not _channel_last(spec):
+        thin &= spec.out_channels <= 32 and all(step == 1 for step in spec.rhs_dilation)
+    unlucky = spec.ndim == 2 and (large or few or (thin and math.prod(spec.window) >= 1 << 13))
+    return unlucky or spec.phases > 1 or math.prod(spec.out_size) == 1
+
+
+def _thin_gradient(spec: ConvSpec) -> bool:
+    if math.prod(spec.out_size) == 1:
+        most = 16
+    elif spec.groups <= 3:
+        most = 15
+    elif spec.lhs_layout.startswith("g"):  # of a vmap over the weights: a sum's elements are far apart
+        most = 8 * 8
+    elif _channel_last(spec):
+        most = 32 * 32
+    else:
+        most = 8 * 8 if any(d > 1 for d in spec.rhs_dilation) else 16 * 16
+    return spec.short_output and spec.batch * spec.out_channels <= most
+
+
+def _few_thin_gradient(spec: ConvSpec) -> bool:
+    thin = spec.batch * spec.out_channels < 16 * 16
+    return spec.short_output and spec.groups <= 3 and thin and math.prod(spec.out_size) > 1 and spec.phases == 1
+
+
+def _wide_gradient_of_items(spec: ConvSpec) -> bool:
+    """Several items of few wide groups: lax's dense gradient keeps what products of one item after the other load again."""
+    few = spec.short_output and 1 < spec.groups <= MAX_UNROLLED and math.prod(spec.out_size) > 1
+    wide = spec.ndim == 2 and spec.phases == 1 and min(spec.batch, spec.out_channels) >= 32
+    return few and wide and spec.in_channels >= (2 if _channel_last(spec) else 4)
+
+
+def _scale(spec: ConvSpec) -> bool:
+    return _pointwise(spec) and spec.in_channels == spec.out_channels == spec.phases == 1 and not _strided(spec)
+
+
+def _pointwise_products(spec: ConvSpec) -> bool:
+    """A kernel of size one whose product is faster than its sum; channel-last, a product has to move the groups first."""
+    if _channel_last(spec):  # large operands are dear to move; in a gradient the sum has to move the kernel
+        enough = spec.in_channels > (48 if spec.bytes >= 6 << 20 and spec.rhs_layout.endswith("o") else 24)
+    elif spec.batch == 1:
+        enough = spec.in_channels >= 8
+    else:
+        enough = spec.in_channels > 24 or (spec.in_channels >= 4 and spec.out_channels >= (12 if _strided(spec) else 8))
+    return _pointwise(spec) and enough
+
+
+def _large_pointwise_gradient(spec: ConvSpec) -> bool:
+    large = _channel_last(spec) and not spec.rhs_layout.endswith("o") and spec.bytes >= 12 << 20
+    return large and _pointwise(spec) and spec.groups <= MAX_UNROLLED and 24 < spec.in_channels <= 48
+
+
+def _thin(spec: ConvSpec) -> bool:
+    if spec.groups <= MAX_UNROLLED and not (_channel_last(spec) and spec.disjoint):
+        most = 12
+    elif _channel_last(spec):
+        most = 24
+    else:
+        most = 16 if math.prod(spec.out_size) >= 56 * 56 else 12
+    return _pointwise(spec) or spec.in_channels <= most
+
+
+def _thin_strided(spec: ConvSpec) -> bool:
+    """Sums that read every second column are no vector loops."""
+    plain = spec.phases == 1 and not _pointwise(spec) and not _channel_last(spec)
+    return plain and _strided(spec) and 8 <= spec.in_channels <= 12
+
+
+def _gathered(spec: ConvSpec) -> bool:
+    """Whether the kernel is that of a gradient, channel-first, which a matrix product must have in another order."""
+    return spec.lhs_layout.endswith(spec.spatial) and not spec.rhs_layout.startswith("go")
+
+
+def _many_groups(spec: ConvSpec) -> bool:
+    """Many groups, channel-first or of a small map; a gradient's kernel is moved, which many positions make worth it."""
+    positions = math.prod(spec.out_size)
+    if spec.batch * positions <= 64:
+        small = not _gathered(spec)
+    else:
+        small = spec.phases == 1 and not _channel_last(spec) and (positions >= 28 * 28 or not _gathered(spec))
+    return small and spec.groups > MAX_UNROLLED and math.prod(spec.window) <= 49
+
+
+def _patches(spec: ConvSpec) -> bool:
+    """Strided single items, or groups so wide that the patches cost little beside their product, channel-first."""
+    strided, small = spec.batch == 1 and _strided(spec), math.prod(spec.window) <= 49
+    wide = small and spec.in_channels >= 40 and not _channel_last(spec) and not _gathered(spec)
+    return spec.phases == 1 and math.prod(spec.window) > 1 and (strided or wide)
+
+
+def _thin_dilated(spec: ConvSpec) -> bool:
+    terms, least = spec.in_channels * math.prod(spec.window) / spec.phases, 12 if _channel_last(spec) else 5
+    return spec.phases > 1 and least < spec.in_channels <= 16 and terms > 2 * least
+
+
+# (applies, name, reason); benchmarks/run.py --lowerings measures what the bounds rest on.
+RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
+    (
+        lambda spec: spec.groups == 1 and _thin_dense_products(spec),
+        "matmul",
+        "one group of at most 75 terms in 2-D, channel-first, one or two items, strided or with more than 32 output "
+        "channels: matrix products of patches",
+    ),
+    (
+        lambda spec: spec.groups == 1 and _thin_dense_sums(spec),
+        "taps",
+        "one group of at most 64 terms, in 2-D channel-last or unstrided, or with at most 16 output "
+        "channels: sums over the kernel's taps",
+    ),
+    (
+        lambda spec: spec.groups == 1 and _dense_pointwise(spec),
+        "matmul",
+        "one group, a kernel of size one, at least 16 positions (several items, channel-first: 32 each): a matrix product",
+    ),
+    (
+        _volumetric_sums,
+        "taps",
+        "three dimensions, few channels or many positions: sums, where lax has a naive loop or large patches",
+    ),
+    (
+        _volumetric_products,
+        "matmul",
+        "three dimensions, strided, dilated or few items: matrix products, where lax has a naive loop",
+    ),
+    (
+        _disjoint,
+        "matmul",
+        "a transposed convolution whose stride is its kernel's size: one matrix product (but not of thin groups, channel-last)",
+    ),
+    (
+        _dense_gradient,
+        "matmul",
+        "a dense weight gradient of a kernel of size one or a dilated input, or in two dimensions of one or two items and at "
+        "most 8 output channels, of a cotangent of 24 MiB, or of 8192 positions and at most 64 input channels times kernel "
+        "elements: a product of patches",
+    ),
+    (lambda spec: spec.groups == 1, "native", "one group: a dense convolution"),
+    (_scale, "native", "a depthwise kernel of size one: lax's own is one elementwise product too"),
+    (
+        _thin_gradient,
+        "taps",
+        "a weight gradient of thin groups (at most 16x16 channels, channel-last 32x32): sums over blocks of rows",
+    ),
+    (
+        _few_thin_gradient,
+        "per_group",
+        "a weight gradient of at most 3 groups of less than 16x16 channels: a dense convolution for each",
+    ),
+    (
+        _wide_gradient_of_items,
+        "per_group",
+        "a weight gradient of several items (channel-first four) and at most 16 groups of at least 32x32 channels: a dense "
+        "convolution for each",
+    ),
+    (
+        lambda spec: spec.short_output,
+        "matmul",
+        "a weight gradient of wide groups: a matrix product with patches",
+    ),
+    (
+        lambda spec: spec.short_output,
+        "feature_groups",
+        "any other weight gradient: lax's own convolution, its batch groups written as feature groups",
+    ),
+    (
+        _large_pointwise_gradient,
+        "per_group",
+        "a gradient of a kernel of size one, channel-last, of 12 MiB and at most 16 groups of 25 to 48 channels, which a "
+        "product would move: a dense convolution for each",
+    ),
+    (
+        _pointwise_products,
+        "matmul",
+        "a kernel of size one and more than 24 channels a group (channel-last 48, forward and of 6 MiB), or, channel-first, at "
+        "least 8, or, of several items, 4 and 8 output channels (12 if strided): matrix products over the groups",
+    ),
+    (
+        _thin_dilated,
+        "matmul",
+        "a dilated input of 6 (channel-last 13) to 16 channels a group: matrix products of patches, phase by phase",
+    ),
+    (
+        _thin_strided,
+        "matmul",
+        "strided, channel-first, 8 to 12 channels a group: matrix products of patches",
+    ),
+    (
+        _thin,
+        "taps",
+        "thin groups (at most 12 channels; of more than 16 groups 16 of 3136 positions, 24 channel-last; 24 of disjoint ones, "
+        "channel-last), or any other kernel of size one: sums over the kernel's taps",
+    ),
+    (
+        _many_groups,
+        "matmul",
+        "more than 16 groups, channel-first (a gradient only of at least 784 positions) or of at most 64 positions: matrix "
+        "products of patches",
+    ),
+    (
+        _patches,
+        "matmul",
+        "wider groups, strided and of one item, or, channel-first, of at least 40 channels and at most 49 kernel elements: "
+        "products of patches",
+    ),
+    (
+        lambda spec: math.prod(spec.window) <= 64,
+        "per_group",
+        "wider groups and at most 64 kernel elements: a dense convolution for each",
+    ),
+    (lambda spec: True, "native", "wider groups and a large kernel"),
+)
