@@ -11,7 +11,7 @@ from typing import Any
 
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.geometry import widen
+from jaxgroupconv.lowerings.geometry import block_rows, widen
 from jaxgroupconv.spec import ConvSpec
 
 
@@ -44,17 +44,12 @@ def in_blocks(lowering: Any, spec: ConvSpec, lhs: Array, rhs: Array, devices: in
 
 def _divides(spec: ConvSpec, count: int) -> bool:
     """Whether blocks of the result (or the window) begin where blocks of the input begin, and need only their neighbours."""
-    rows, step = _rows(spec)
+    rows, step = block_rows(spec)
     size, dilation = spec.in_size[0], spec.lhs_dilation[0]
     if rows % count or size % count or rows * step != size * dilation:
         return False
     first, last = _reach(spec, count)
     return -size // count <= first < size // count and 0 <= last < 2 * size // count and first <= last
-
-
-def _rows(spec: ConvSpec) -> tuple[int, int]:
-    """The rows that are split like the input's, and the distance of two of them in the (dilated) input."""
-    return (spec.window[0], spec.rhs_dilation[0]) if spec.short_output else (spec.out_size[0], spec.strides[0])
 
 
 def _reach(spec: ConvSpec, count: int) -> tuple[int, int]:
@@ -69,7 +64,7 @@ def _reach(spec: ConvSpec, count: int) -> tuple[int, int]:
 
 def _blocked(spec: ConvSpec, count: int) -> ConvSpec:
     """The convolution of the blocks, which lie along a new first spatial axis."""
-    rows, _ = _rows(spec)
+    rows, _ = block_rows(spec)
     first, last = _reach(spec, count)
     split, whole = (count, rows // count), (1, spec.window[0] if not spec.short_output else spec.out_size[0])
     out, window = (whole, split) if spec.short_output else (split, whole)

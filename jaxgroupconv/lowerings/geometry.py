@@ -146,6 +146,14 @@ def spatial_slices(starts: Sequence[int], counts: Sequence[int], steps: Sequence
     }
 
 
+def block_rows(spec: ConvSpec) -> tuple[int, int]:
+    """The rows that are split like the input's, and the distance of two of them in the (dilated) input.
+
+    They are those of the result, or of a weight gradient's window.
+    """
+    return (spec.window[0], spec.rhs_dilation[0]) if spec.short_output else (spec.out_size[0], spec.strides[0])
+
+
 def axes_of(array: Array, layout: str) -> str:
     """The axes of an operand or result, whose group axis is split off or, as lax sees it, merged with the next."""
     return layout if array.ndim == len(layout) else layout.replace("g", "")

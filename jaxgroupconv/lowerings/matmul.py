@@ -17,6 +17,7 @@ from jaxgroupconv.lowerings.geometry import (
     TEMPORARIES,
     Lower,
     align,
+    block_rows,
     by_phase,
     contract,
     divisor,
@@ -153,13 +154,14 @@ def _in_blocks(spec: ConvSpec, lhs: Array, rhs: Array, most: int) -> Array:
 
     The rows that are left of the last block are a loop of their own.
     """
-    block, counts = _block(spec, most)
-    if math.prod(counts) == 1 and _rows(block) == _rows(spec):
+    (block, counts), (rows, _) = _block(spec, most), block_rows(spec)
+    height, _ = block_rows(block)
+    if math.prod(counts) == 1 and height == rows:
         return _over_patches(spec, lhs, rhs)
     out = lax.full(spec.shape(spec.out_layout, spec.out_size), 0, spec.compute_dtype if spec.short_output else spec.out_dtype)
-    out, done = _loop(spec, block, counts, 0, out, lhs, rhs), counts[2] * _rows(block)
-    if done < _rows(spec):
-        rest = _part(spec, block.groups, _rows(spec) - done)
+    out, done = _loop(spec, block, counts, 0, out, lhs, rhs), counts[2] * height
+    if done < rows:
+        rest = _part(spec, block.groups, rows - done)
         out = _loop(spec, rest, (*counts[:2], 1), done, out, lhs, rhs)
     return out
 
@@ -181,11 +183,6 @@ def _loop(spec: ConvSpec, block: ConvSpec, counts: tuple[int, int, int], row: in
     return loop_apart(math.prod(counts), fetch, step, out, lhs, rhs)
 
 
-def _rows(spec: ConvSpec) -> int:
-    """What blocks are parts of, along the first axis: the rows of the result, or of a weight gradient's window."""
-    return spec.window[0] if spec.short_output else spec.out_size[0]
-
-
 def _items_and_channels(spec: ConvSpec) -> tuple[int, int]:
     """The sizes of the input's axes of items and of channels: a weight gradient sums over its items."""
     return (spec.in_channels, spec.batch) if spec.short_output else (spec.batch, spec.in_channels)
@@ -199,8 +196,8 @@ def _patch_bytes(spec: ConvSpec) -> int:
 
 def _block(spec: ConvSpec, most: int) -> tuple[ConvSpec, tuple[int, int, int]]:
     """The convolution of one block, and the numbers of whole blocks along items, groups and rows."""
-    (items, _), patches, rows = _items_and_channels(spec), _patch_bytes(spec), _rows(spec)
-    kernel = spec.out_size[0] if spec.short_output else spec.window[0]
+    (items, _), patches = _items_and_channels(spec), _patch_bytes(spec)
+    (rows, _), (kernel, _) = block_rows(spec), _kernel_rows(spec)
     most = most * kernel // (kernel + 1)  # beside the patches of all axes but the first, which they are made of
     if items * spec.groups * patches > most:  # a loop, which keeps the input
         most -= min(most // 2, math.prod(spec.lhs_shape) * spec.lhs_dtype.itemsize)
@@ -214,11 +211,15 @@ def _block(spec: ConvSpec, most: int) -> tuple[ConvSpec, tuple[int, int, int]]:
 
 def _part(spec: ConvSpec, groups: int, height: int) -> ConvSpec:
     """The convolution of one item, so many groups and so many rows."""
-    kernel = spec.out_size[0] if spec.short_output else spec.window[0]
-    step, other = (spec.rhs_dilation, spec.strides) if spec.short_output else (spec.strides, spec.rhs_dilation)
-    reach = (height - 1) * step[0] + (kernel - 1) * other[0] + 1
+    (_, step), (kernel, distance) = block_rows(spec), _kernel_rows(spec)
+    reach = (height - 1) * step + (kernel - 1) * distance + 1
     changes = dict(in_channels=1, window=(height, *spec.window[1:])) if spec.short_output else dict(batch=1)
     return dataclasses.replace(spec, groups=groups, in_size=(reach, *spec.in_size[1:]), **changes)
+
+
+def _kernel_rows(spec: ConvSpec) -> tuple[int, int]:
+    """The rows that every block has all of, the kernel's or those of a weight gradient's result, and their distance."""
+    return (spec.out_size[0], spec.strides[0]) if spec.short_output else (spec.window[0], spec.rhs_dilation[0])
 
 
 def _places(
@@ -227,13 +228,13 @@ def _places(
     """Where the operands of block i are (starts and sizes), and where its result begins, if the blocks begin at a row."""
     item, first = lax.div(i, np.int32(counts[1] * counts[2])), lax.rem(i, np.int32(counts[1] * counts[2]))
     group = lax.mul(lax.div(first, np.int32(counts[2])), np.int32(block.groups))
-    step = spec.rhs_dilation if spec.short_output else spec.strides
-    at = lax.mul(lax.rem(first, np.int32(counts[2])), np.int32(_rows(block)))
+    height, step = block_rows(block)
+    at = lax.mul(lax.rem(first, np.int32(counts[2])), np.int32(height))
     at = lax.add(at, np.int32(row)) if row else at
-    groups, reach = (group, block.groups), (lax.mul(at, np.int32(step[0])), block.in_size[0])
+    groups, reach = (group, block.groups), (lax.mul(at, np.int32(step)), block.in_size[0])
     if spec.short_output:
         own = {"g": groups, "c": (item, 1)}
-        return own | {"s0": reach}, own | {"s0": (at, _rows(block))}, {"g": group}
+        return own | {"s0": reach}, own | {"s0": (at, height)}, {"g": group}
     return {"n": (item, 1), "g": groups, "s0": reach}, {"g": groups}, {"n": item, "g": group, "s0": at}
 
 
