@@ -130,7 +130,7 @@ def _swapped(spec: ConvSpec) -> ConvSpec | None:
 def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """All taps in one sum, or one for each region of the output, or a loop over some rows of the kernel and some channels."""
     height, channels, minor = spec.window[0], spec.in_channels, spec.out_channels if spec.out_layout.endswith("o") else 1
-    scattered = minor > 1 and not spec.rhs_layout.endswith("o")  # as in gradients, channel-last
+    scattered = channels > 1 and spec.out_layout.endswith("o") and not spec.rhs_layout.endswith("o")  # as in gradients
     in_loop = channels * (taps := math.prod(spec.window)) > MAX_TERMS
     spec, lhs, rhs = _like_result(spec, lhs, rhs)
     lhs = lhs if in_loop else lax.convert_element_type(lhs, spec.compute_dtype)  # a loop converts its slices
@@ -138,7 +138,7 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     if _borders_apart(spec, lhs):
         return _by_region(spec, lhs, rhs)
     if not in_loop:
-        rhs = apart(lax.optimization_barrier)(rhs) if scattered else rhs
+        rhs = lax.reshape(apart(_flat)(rhs), rhs.shape) if scattered else rhs
         lhs, rhs = _spaced(spec, lhs, rhs, taps) if taps > OPEN_TERMS else (pad(spec, lhs), rhs)
         return total(_terms(spec, lhs, rhs))
 
@@ -165,6 +165,11 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     x = take(lhs, spec.lhs_layout, s0=slice((height - rest) * spec.rhs_dilation[0], None))
     x = lax.convert_element_type(x, spec.compute_dtype)
     return total([out, *_terms(spec, x, take(rhs, spec.rhs_layout, s0=slice(height - rest, None)))])
+
+
+def _flat(kernel: Array) -> Array:
+    """The kernel in one axis, which has one layout only: of more, XLA would change the layout, and move them for each term."""
+    return lax.reshape(kernel, [kernel.size])
 
 
 def _borders_apart(spec: ConvSpec, lhs: Array) -> bool:
