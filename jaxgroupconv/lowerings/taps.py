@@ -139,7 +139,8 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         return _by_region(spec, lhs, rhs)
     if not in_loop:
         rhs = lax.reshape(apart(_flat)(rhs), rhs.shape) if scattered else rhs
-        lhs, rhs = _spaced(spec, lhs, rhs, taps) if taps > OPEN_TERMS else (pad(spec, lhs), rhs)
+        kept = channels > 1 or taps > OPEN_TERMS
+        lhs, rhs = _spaced(spec, lhs, rhs, taps, channels * taps) if kept else (pad(spec, lhs), rhs)
         return total(_terms(spec, lhs, rhs))
 
     in_row = math.prod(spec.window[1:])
@@ -148,7 +149,7 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     count = min(height, -(-least // (part * in_row)))
     reach = (spec.out_size[0] - 1) * spec.strides[0] + (count - 1) * spec.rhs_dilation[0] + 1
     loops, rest = divmod(height, count)
-    lhs, rhs = _spaced(spec, lhs, rhs, count * in_row)
+    lhs, rhs = _spaced(spec, lhs, rhs, count * in_row, part * count * in_row)
 
     def fetch(i: Any, lhs: Array, rhs: Array) -> list[Array]:
         c, row = lax.mul(lax.div(i, np.int32(loops)), np.int32(part)), lax.mul(lax.rem(i, np.int32(loops)), np.int32(count))
@@ -199,21 +200,26 @@ def _by_region(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     return lax.concatenate(parts, spec.out_layout.index("0")) if len(parts) > 1 else parts[0]
 
 
-def _spaced(spec: ConvSpec, lhs: Array, rhs: Array, positions: int) -> tuple[Array, Array]:
-    """The padded input, and the kernel; with more groups, if so many positions at a time would share a set of the cache.
-
-    Where the groups are minor and their number is a multiple of a large power of two, neighbouring positions do.
-    """
-    after = 1 + max(map(spec.lhs_layout.index, spec.spatial))
-    pitch = math.prod(lhs.shape[after:]) * spec.compute_dtype.itemsize
-    if "g" not in spec.lhs_layout[after:] or positions <= SET_LINES * CACHE_WAY // math.gcd(pitch, CACHE_WAY):
-        return pad(spec, lhs), rhs
-    more = -(-CACHE_LINE * spec.groups // pitch)
+def _spaced(spec: ConvSpec, lhs: Array, rhs: Array, positions: int, terms: int) -> tuple[Array, Array]:
+    """The padded input, and the kernel, of which a sum reads so many positions and terms at a time."""
+    more = _more_groups(spec, rhs, spec.rhs_layout, terms)
 
     def add_groups(kernel: Array) -> Array:
         return widen(kernel, spec.rhs_layout, g=(0, more))
 
-    return pad(spec, lhs, more), apart(add_groups)(rhs)
+    return pad(spec, lhs, _more_groups(spec, lhs, spec.lhs_layout, positions)), apart(add_groups)(rhs) if more else rhs
+
+
+def _more_groups(spec: ConvSpec, array: Array, axes: str, lines: int) -> int:
+    """How many groups to add, lest so many neighbouring positions or kernel elements share a set of the cache.
+
+    Where the groups are minor and their number is a multiple of a large power of two, they do.
+    """
+    after = 1 + max(map(axes.index, spec.spatial))
+    pitch = math.prod(array.shape[after:]) * spec.compute_dtype.itemsize
+    if "g" not in axes[after:] or lines <= SET_LINES * CACHE_WAY // math.gcd(pitch, CACHE_WAY):
+        return 0
+    return -(-CACHE_LINE * spec.groups // pitch)
 
 
 def _like_result(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Array]:
