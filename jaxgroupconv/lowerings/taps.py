@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxgroupconv.lowerings import weight_sums
-from jaxgroupconv.lowerings.calls import OPEN_TERMS, apart, loop_apart, shared
+from jaxgroupconv.lowerings.calls import apart, loop_apart, shared
 from jaxgroupconv.lowerings.geometry import (
     align,
     by_phase,
@@ -36,6 +36,7 @@ LOOP_TERMS = 8  # least terms of one iteration: the result is read and written o
 LOOP_PRODUCTS = 128  # the same times the output channels where these are minor: less, and LLVM unrolls their loop into scalars
 CACHE_WAY, CACHE_LINE = 4096, 64  # bytes: addresses of the first cache that are so far apart share a set
 SET_LINES = 5  # lines of the input that a set has room for, beside the kernel's: of eight
+VECTOR, LEAST_COLUMNS = 8, 16  # elements of a vector; of a row of which it pays to fill up the last one
 LEAST_ROW = 7  # elements of a row that are enough for vectors, where channel-last there would be none
 REGION_TERMS, REGION_BYTES = 8, 1 << 20  # most terms and least input for which the outputs at the borders are apart
 MAX_ROW_TERMS = 128  # of one kernel row, which is never split
@@ -129,21 +130,25 @@ def _swapped(spec: ConvSpec) -> ConvSpec | None:
 
 def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """All taps in one sum, or one for each region of the output, or a loop over some rows of the kernel and some channels."""
-    height, channels, minor = spec.window[0], spec.in_channels, spec.out_channels if spec.out_layout.endswith("o") else 1
-    scattered = channels > 1 and spec.out_layout.endswith("o") and not spec.rhs_layout.endswith("o")  # as in gradients
-    in_loop = channels * (taps := math.prod(spec.window)) > MAX_TERMS
+    terms = spec.in_channels * math.prod(spec.window)
+    scattered = spec.in_channels > 1 and spec.out_layout.endswith("o") and not spec.rhs_layout.endswith("o")  # as in gradients
     spec, lhs, rhs = _like_result(spec, lhs, rhs)
-    lhs = lhs if in_loop else lax.convert_element_type(lhs, spec.compute_dtype)  # a loop converts its slices
     rhs = lax.optimization_barrier(lax.convert_element_type(rhs, spec.compute_dtype))
+    if terms > MAX_TERMS:
+        return _in_loop(spec, lhs, rhs)
+    lhs = lax.convert_element_type(lhs, spec.compute_dtype)
     if _borders_apart(spec, lhs):
         return _by_region(spec, lhs, rhs)
-    if not in_loop:
-        rhs = lax.reshape(apart(_flat)(rhs), rhs.shape) if scattered else rhs
-        kept = channels > 1 or taps > OPEN_TERMS
-        lhs, rhs = _spaced(spec, lhs, rhs, taps, channels * taps) if kept else (pad(spec, lhs), rhs)
-        return total(_terms(spec, lhs, rhs))
+    rhs = lax.reshape(apart(_flat)(rhs), rhs.shape) if scattered else rhs
+    return total(_terms(spec, *_spaced(spec, lhs, rhs, math.prod(spec.window), terms)))
 
-    in_row = math.prod(spec.window[1:])
+
+def _in_loop(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The sums in a loop over some rows of the kernel and some channels, whose slices are converted one by one."""
+    height, channels, minor = spec.window[0], spec.in_channels, spec.out_channels if spec.out_layout.endswith("o") else 1
+    in_row, columns, last = math.prod(spec.window[1:]), spec.out_size[-1], spec.spatial[-1]
+    if spec.out_layout.endswith(last) and columns > LEAST_COLUMNS and columns % VECTOR >= VECTOR // 2:
+        spec = _whole_vectors(spec) if spec.strides[-1] == 1 else spec
     least = max(LOOP_TERMS, LOOP_PRODUCTS // minor) if minor >= 4 else LOOP_TERMS
     part = next(c for c in range(1, channels + 1) if channels % c == 0 and (c * in_row >= least or c == channels))
     count = min(height, -(-least // (part * in_row)))
@@ -161,11 +166,17 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
     zeros = lax.full(spec.shape(spec.out_layout, spec.out_size), 0, spec.compute_dtype)
     out = loop_apart(channels // part * loops, fetch, add, zeros, lhs, rhs)
-    if not rest:
-        return out
-    x = take(lhs, spec.lhs_layout, s0=slice((height - rest) * spec.rhs_dilation[0], None))
-    x = lax.convert_element_type(x, spec.compute_dtype)
-    return total([out, *_terms(spec, x, take(rhs, spec.rhs_layout, s0=slice(height - rest, None)))])
+    if rest:
+        x = take(lhs, spec.lhs_layout, s0=slice((height - rest) * spec.rhs_dilation[0], None))
+        x = lax.convert_element_type(x, spec.compute_dtype)
+        out = total([out, *_terms(spec, x, take(rhs, spec.rhs_layout, s0=slice(height - rest, None)))])
+    return take(out, spec.out_layout, **{f"s{last}": slice(0, columns)})
+
+
+def _whole_vectors(spec: ConvSpec) -> ConvSpec:
+    """The same with some more columns of the result: what is left of a row beside its vectors, LLVM adds up one by one."""
+    low, high = spec.padding[-1]
+    return dataclasses.replace(spec, padding=(*spec.padding[:-1], (low, high + -spec.out_size[-1] % VECTOR)))
 
 
 def _flat(kernel: Array) -> Array:
