@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxgroupconv.lowerings import weight_sums
-from jaxgroupconv.lowerings.calls import apart, loop_apart, shared
+from jaxgroupconv.lowerings.calls import OPEN_TERMS, apart, loop_apart, shared
 from jaxgroupconv.lowerings.geometry import (
     align,
     by_phase,
@@ -212,13 +212,21 @@ def _by_region(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
 
 def _spaced(spec: ConvSpec, lhs: Array, rhs: Array, positions: int, terms: int) -> tuple[Array, Array]:
-    """The padded input, and the kernel, of which a sum reads so many positions and terms at a time."""
-    more = _more_groups(spec, rhs, spec.rhs_layout, terms)
+    """The padded input, and the kernel, of which a sum reads so many positions and terms at a time.
 
-    def add_groups(kernel: Array) -> Array:
-        return widen(kernel, spec.rhs_layout, g=(0, more))
+    What is not padded otherwise is copied for it, if many read it, and apart: XLA would drop groups that are cut off again.
+    """
+    padded, of_kernel = any(map(any, spec.padding)), _more_groups(spec, rhs, spec.rhs_layout, terms)
+    more = _more_groups(spec, lhs, spec.lhs_layout, positions) if padded or positions > OPEN_TERMS else 0
 
-    return pad(spec, lhs, _more_groups(spec, lhs, spec.lhs_layout, positions)), apart(add_groups)(rhs) if more else rhs
+    def add_groups(lhs: Array) -> Array:
+        return pad(spec, lhs, more)
+
+    def add_kernel_groups(kernel: Array) -> Array:
+        return widen(kernel, spec.rhs_layout, g=(0, of_kernel))
+
+    lhs = (apart(add_groups) if more and not padded else add_groups)(lhs)
+    return lhs, apart(add_kernel_groups)(rhs) if of_kernel else rhs
 
 
 def _more_groups(spec: ConvSpec, array: Array, axes: str, lines: int) -> int:
