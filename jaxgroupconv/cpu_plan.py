@@ -156,6 +156,11 @@ def _gathered(spec: ConvSpec) -> bool:
     return spec.lhs_layout.endswith(spec.spatial) and not spec.rhs_layout.startswith("go")
 
 
+def _over_the_map(spec: ConvSpec) -> bool:
+    """A kernel larger than the map: where lax exchanges the two, for a group alone it has a naive loop."""
+    return math.prod(spec.window) > math.prod(map(int.__mul__, spec.in_size, spec.lhs_dilation))
+
+
 def _many_groups(spec: ConvSpec) -> bool:
     """Many groups, channel-first or of a small map; a gradient's kernel is moved, which many positions make worth it."""
     positions = math.prod(spec.out_size)
@@ -276,6 +281,12 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "channel-last), or any other kernel of size one: sums over the kernel's taps",
     ),
     (
+        lambda spec: _over_the_map(spec) and spec.batch == 1 and math.prod(spec.window) <= 49,
+        "matmul",
+        "wider groups, a kernel larger than the map of at most 49 elements, and one item: products of patches",
+    ),
+    (_over_the_map, "native", "wider groups and a kernel larger than the map"),
+    (
         _many_groups,
         "matmul",
         "more than 16 groups, channel-first (a gradient only of at least 784 positions) or of at most 64 positions: matrix "
@@ -287,10 +298,5 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "wider groups, strided and of one item, or, channel-first, of at least 40 channels and at most 49 kernel elements: "
         "products of patches",
     ),
-    (
-        lambda spec: math.prod(spec.window) <= 64,
-        "per_group",
-        "wider groups and at most 64 kernel elements: a dense convolution for each",
-    ),
-    (lambda spec: True, "native", "wider groups and a large kernel"),
+    (lambda spec: True, "per_group", "wider groups: a dense convolution for each"),
 )

@@ -50,7 +50,8 @@ class ConvSpec:
       out_dtype: the result's dtype.
       precision: lax's precision: None, a pair, or something only lax understands.
       short_output: whether the result has clearly fewer positions than the kernel and the input, the geometry of a weight
-        gradient. It is decided for the whole convolution; the parts that a lowering makes of it keep it.
+        gradient, unless the layout is that of a forward convolution, channel-last (of which it says enough with several
+        groups). It is decided for the whole convolution; the parts that a lowering makes of it keep it.
     """
 
     batch: int
@@ -74,8 +75,10 @@ class ConvSpec:
 
     def __post_init__(self) -> None:
         if self.short_output is None:
-            short = 3 * math.prod(self.out_size) <= 2 * min(math.prod(self.window), math.prod(self.in_size))
-            object.__setattr__(self, "short_output", short)
+            out, lhs = math.prod(self.out_size), self.lhs_layout
+            short = 3 * out <= 2 * min(math.prod(self.window), math.prod(self.in_size))
+            forward = lhs.index("n") < lhs.index("c") > lhs.index("0") and self.groups > 1 < min(out, self.in_channels)
+            object.__setattr__(self, "short_output", short and not forward)
 
     @property
     def ndim(self) -> int:
