@@ -140,6 +140,8 @@ def _thin(spec: ConvSpec) -> bool:
         most = 12
     elif _channel_last(spec):
         most = 24
+    elif _gathered(spec):
+        most = 16 if math.prod(spec.out_size) >= (14 * 14 if spec.batch == 1 else 56 * 56) else 15
     else:
         most = 16 if math.prod(spec.out_size) >= 56 * 56 else 12
     return _pointwise(spec) or spec.in_channels <= most
@@ -277,8 +279,9 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _thin,
         "taps",
-        "thin groups (at most 12 channels; of more than 16 groups 16 of 3136 positions, 24 channel-last; 24 of disjoint ones, "
-        "channel-last), or any other kernel of size one: sums over the kernel's taps",
+        "thin groups (at most 12 channels; of more than 16 groups 16 of 3136 positions, in a gradient 15, or 16 of one item and "
+        "196 positions, and 24 channel-last; 24 of disjoint ones, channel-last), or any other kernel of size one: sums over the "
+        "kernel's taps",
     ),
     (
         lambda spec: _over_the_map(spec) and spec.batch == 1 and math.prod(spec.window) <= 49,

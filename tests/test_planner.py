@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import CASES, Case
+from cases import CASES, NHWC, Case
 
 import jaxgroupconv as jgc
 from jaxgroupconv import LOWERINGS, cpu_plan
@@ -152,6 +152,16 @@ def test_the_product_of_many_positions_moves_no_operand(groups):
 )
 def test_a_dense_weight_gradient_is_a_product_where_lax_is_slow(batch, channels, size, out_channels, kernel, stride, planned):
     assert entries(batch, channels, size, out_channels, kernel, 1, stride)[-1].plan.name == planned
+
+
+@pytest.mark.parametrize(
+    "batch, size, kernel, planned",
+    [(1, 14, 9, "per_group"), (1, 6, 7, "matmul"), (8, 6, 7, "native"), (1, 8, 9, "native"), (8, 2, 3, "native")],
+)
+def test_a_kernel_larger_than_the_map_is_no_dense_convolution_for_each(batch, size, kernel, planned):
+    same = (kernel // 2, kernel // 2)
+    case = Case("", (batch, size, size, 384), (kernel, kernel, 48, 384), groups=8, padding=(same, same), layouts=NHWC)
+    assert plan(case.spec, "cpu").name == planned
 
 
 def test_wide_groups_are_products_where_a_group_has_64_channels():
