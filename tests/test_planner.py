@@ -94,8 +94,9 @@ def test_a_depthwise_kernel_of_size_one_is_left_to_lax():
 @pytest.mark.parametrize(
     "batch, channels, size, groups, stride, planned",
     [
-        (1, 16, 14, 20, 1, ("matmul", "per_group")),  # a gradient's kernel is moved,
-        (1, 16, 28, 20, 1, ("matmul", "matmul")),  # which many positions make worth it
+        (1, 24, 14, 20, 1, ("matmul", "per_group")),  # a gradient's kernel is moved,
+        (1, 24, 28, 20, 1, ("matmul", "matmul")),  # which many positions make worth it
+        (1, 16, 14, 20, 1, ("matmul", "taps")),
         (1, 16, 56, 20, 1, ("taps", "taps")),
         (1, 16, 28, 8, 1, ("per_group", "per_group")),
         (8, 8, 28, 32, 2, ("matmul", "matmul")),  # strided; the gradient's phases
