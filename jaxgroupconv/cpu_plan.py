@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 from jaxgroupconv.lowerings.per_group import MAX_UNROLLED
+from jaxgroupconv.lowerings.weight_sums import SHORT_ROW
 from jaxgroupconv.spec import ConvSpec
 
 
@@ -98,8 +99,10 @@ def _thin_gradient(spec: ConvSpec) -> bool:
         most = 8 * 8
     elif _channel_last(spec):
         most = 32 * 32
-    else:
+    elif spec.window[-1] < SHORT_ROW:  # computed channel-last
         most = 8 * 8 if any(d > 1 for d in spec.rhs_dilation) else 16 * 16
+    else:
+        most = 8 * 8 if any(d > 1 for d in spec.rhs_dilation) else 11 * 12
     return spec.short_output and spec.batch * spec.out_channels <= most
 
 
@@ -231,7 +234,8 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _thin_gradient,
         "taps",
-        "a weight gradient of thin groups (at most 16x16 channels, channel-last 32x32): sums over blocks of rows",
+        "a weight gradient of thin groups (at most 11x12 channels, 16x16 of rows shorter than 16, channel-last 32x32): sums "
+        "over blocks of rows",
     ),
     (
         _few_thin_gradient,
@@ -279,9 +283,9 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _thin,
         "taps",
-        "thin groups (at most 12 channels; of more than 16 groups 16 of 3136 positions, in a gradient 15, or 16 of one item and "
-        "196 positions, and 24 channel-last; 24 of disjoint ones, channel-last), or any other kernel of size one: sums over the "
-        "kernel's taps",
+        "thin groups (at most 12 channels; of more than 16 groups 16 of 3136 positions, in a gradient 15, or 16 of one item "
+        "and 196 positions, and 24 channel-last; 24 of disjoint ones, channel-last), or any other kernel of size one: sums "
+        "over the kernel's taps",
     ),
     (
         lambda spec: _over_the_map(spec) and spec.batch == 1 and math.prod(spec.window) <= 49,

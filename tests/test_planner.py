@@ -155,6 +155,12 @@ def test_a_dense_weight_gradient_is_a_product_where_lax_is_slow(batch, channels,
     assert entries(batch, channels, size, out_channels, kernel, 1, stride)[-1].plan.name == planned
 
 
+@pytest.mark.parametrize("channels, size, planned", [(8, 28, "taps"), (16, 28, "matmul"), (16, 14, "taps")])
+def test_the_weight_gradient_of_thin_groups_channel_first_is_a_product_where_rows_are_long(channels, size, planned):
+    _, _, dw = entries(1, 16 * channels, size, 16 * channels, 3, 16, 1)
+    assert dw.plan.name == planned
+
+
 @pytest.mark.parametrize(
     "batch, size, kernel, planned",
     [(1, 14, 9, "per_group"), (1, 6, 7, "matmul"), (8, 6, 7, "native"), (1, 8, 9, "native"), (8, 2, 3, "native")],
