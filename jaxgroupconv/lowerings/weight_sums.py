@@ -22,6 +22,8 @@ from jaxgroupconv.spec import ConvSpec
 SHORT_ROW = 16  # elements of a row, channel-first, that are too few for a vector loop
 CACHE_BYTES = 1 << 20  # operands that one iteration over c works on, which it copies
 SMALL_BYTES = 1 << 20  # of copies and sums that are not worth a loop over groups
+PAGED_BYTES = 32 << 20  # of copies and sums for which the system gives new pages in each call: a loop over groups of
+PART_BYTES = 12 << 20  # so many bytes then, unless the operands are much larger
 
 
 def why_not(spec: ConvSpec) -> str | None:
@@ -65,10 +67,13 @@ def _at_a_time(spec: ConvSpec) -> tuple[int, int]:
     copied = items * lhs * (moved or converted or any(map(any, spec.padding)))
     copied += items * rhs * (moved or (converted and not depthwise(spec)))
     needed = copied + _sums_at_a_time(some) + result
-    if size * needed <= max(SMALL_BYTES, TEMPORARIES * spec.bytes):
+    paged = depthwise(spec) and size * needed > PAGED_BYTES >= spec.bytes // 4
+    if size * needed <= max(SMALL_BYTES, TEMPORARIES * spec.bytes) and not paged:
         return spec.groups, items
     slices, spare = items * (lhs + rhs), 1  # which the loop takes
-    return divisor(spec.groups, spec.groups * (TEMPORARIES - spare) * spec.bytes // (size * (needed + slices))), items
+    most = (TEMPORARIES - spare) * spec.bytes
+    most = min(most, PART_BYTES) if paged else most
+    return divisor(spec.groups, spec.groups * most // (size * (needed + slices))), items
 
 
 def _sums_at_a_time(spec: ConvSpec) -> int:
