@@ -56,25 +56,25 @@ def why_not(spec: ConvSpec) -> str | None:
     return None
 
 
-def lower(spec: ConvSpec, lhs: Array, rhs: Array, swap: bool = True) -> Array:
-    """Computes the convolution (negative padding cropped before)."""
+def lower(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool = True) -> Array:
+    """Computes the convolution (negative padding cropped before); `alone`: on one device."""
     lhs, rhs = spec.split(lhs, rhs)
-    out = (_channel_first if _short_vectors(spec) else _lower)(spec, lhs, rhs, swap)
+    out = (_channel_first if _short_vectors(spec) else _lower)(spec, lhs, rhs, alone)
     return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
 
 
 def lower_shared(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """The same with the input as the input, whose items are shared out among devices."""
-    return lower(spec, lhs, rhs, swap=False)
+    """The same with the input as the input, and the kernel as it is: what is shared out among devices."""
+    return lower(spec, lhs, rhs, alone=False)
 
 
-def _lower(spec: ConvSpec, lhs: Array, rhs: Array, swap: bool) -> Array:
+def _lower(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
     """The same of operands with their group axes split off: the sums, in their own dtype."""
     if any(d > 1 for d in spec.lhs_dilation):
-        return by_phase(functools.partial(_lower, swap=swap), spec, lhs, rhs)
-    if swap and (swapped := _swapped(spec)) is not None:
-        return lax.rev(_lower(*crop(swapped, rhs), lhs, swap), [spec.out_layout.index(axis) for axis in spec.spatial])
-    return (weight_sums.over_outputs if spec.short_output else _over_taps)(spec, lhs, rhs)
+        return by_phase(functools.partial(_lower, alone=alone), spec, lhs, rhs)
+    if alone and (swapped := _swapped(spec)) is not None:
+        return lax.rev(_lower(*crop(swapped, rhs), lhs, alone), [spec.out_layout.index(axis) for axis in spec.spatial])
+    return weight_sums.over_outputs(spec, lhs, rhs) if spec.short_output else _over_taps(spec, lhs, rhs, alone)
 
 
 def _short_vectors(spec: ConvSpec) -> bool:
@@ -89,14 +89,14 @@ def _short_vectors(spec: ConvSpec) -> bool:
     return o % 4 > 0 or (spec.groups <= 3 and o & (o - 1) > 0)
 
 
-def _channel_first(spec: ConvSpec, lhs: Array, rhs: Array, swap: bool) -> Array:
+def _channel_first(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
     """The same with the last spatial axis as the innermost loop."""
     s = spec.spatial
     first = dataclasses.replace(spec, lhs_layout=f"ngc{s}", out_layout=f"ngo{s}")
 
     def sums(lhs: Array, rhs: Array) -> Array:
         """Apart: XLA would only change the layout of the input, and move it for each term."""
-        return _lower(first, lhs, rhs, swap)
+        return _lower(first, lhs, rhs, alone)
 
     return align(apart(sums)(align(lhs, spec.lhs_layout, first.lhs_layout), rhs), first.out_layout, spec.out_layout)
 
@@ -128,7 +128,7 @@ def _swapped(spec: ConvSpec) -> ConvSpec | None:
     )
 
 
-def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
     """All taps in one sum, or one for each region of the output, or a loop over some rows of the kernel and some channels."""
     terms = spec.in_channels * math.prod(spec.window)
     scattered = spec.in_channels > 1 and spec.out_layout.endswith("o") and not spec.rhs_layout.endswith("o")  # as in gradients
@@ -139,7 +139,7 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     lhs = lax.convert_element_type(lhs, spec.compute_dtype)
     if _borders_apart(spec, lhs):
         return _by_region(spec, lhs, rhs)
-    rhs = lax.reshape(apart(_flat)(rhs), rhs.shape) if scattered else rhs
+    rhs = lax.reshape(apart(_flat)(rhs), rhs.shape) if scattered and alone else rhs
     return total(_terms(spec, *_spaced(spec, lhs, rhs, math.prod(spec.window), terms)))
 
 
