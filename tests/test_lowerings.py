@@ -104,6 +104,15 @@ def test_weight_products_of_one_row_after_the_other(case, monkeypatch):
     assert_right(case, run("matmul", case, compiled=compiled.__wrapped__))
 
 
+@pytest.mark.parametrize("items, looped", [(8, False), (32, True), (256, False)])
+def test_depthwise_weight_sums_are_a_loop_where_their_copies_would_take_new_pages(items, looped):
+    """Copies of 8 items are kept from call to call; those of 256 are too large for a loop to pay."""
+    shape = items, 512, 14, 14
+    spec = Case("", shape, shape, batch_groups=512, padding=((1, 1), (1, 1)), layouts=WEIGHT_GRADIENT).spec
+    groups, _ = weight_sums._at_a_time(spec)
+    assert (1 < groups < 512) == looped
+
+
 def test_xla_keeps_nothing_of_the_windows_of_a_depthwise_weight_gradient():
     shape = 1, 28, 28, 64
     case = Case("", shape, shape, batch_groups=64, padding=((1, 1), (1, 1)), layouts=WEIGHT_GRADIENT_NHWC)
