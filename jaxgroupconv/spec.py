@@ -75,9 +75,9 @@ class ConvSpec:
 
     def __post_init__(self) -> None:
         if self.short_output is None:
-            out, lhs = math.prod(self.out_size), self.lhs_layout
+            out, major = math.prod(self.out_size), self.lhs_layout[: self.lhs_layout.index("c")]
             short = 3 * out <= 2 * min(math.prod(self.window), math.prod(self.in_size))
-            forward = lhs.index("n") < lhs.index("c") > lhs.index("0") and self.groups > 1 < min(out, self.in_channels)
+            forward = {"n", "0"} <= set(major) and min(out, self.groups, self.in_channels) > 1
             object.__setattr__(self, "short_output", short and not forward)
 
     @property

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +95,7 @@ def test_other_platforms_keep_lax_s_lowering(platform):
 
 UNMARKED = """
 import sys
+import warnings
 import jax, jax.numpy as jnp
 from jax import lax
 if sys.argv[1] == "with":
@@ -137,6 +139,20 @@ def test_gradients_of_a_forward_that_pads_beyond_its_kernel():
     np.testing.assert_allclose(dw.reshape(3, 2, 2, 2, 2), np.broadcast_to(sums, (3, 2, 2, 2, 2)), rtol=1e-4, atol=1e-4)
     sums = np.asarray(w).reshape(3, 2, 2, 4).sum((1, 3)).reshape(1, 6, 1, 1)
     np.testing.assert_allclose(dx, np.broadcast_to(sums, x.shape), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_convolution_without_spatial_axes_is_lax_s_own(groups):
+    x, w = jnp.arange(12.0).reshape(2, 6), jnp.arange(24.0 / groups).reshape(4, -1)
+
+    def conv(x, w):
+        return lax.conv_general_dilated(x, w, (), [], feature_group_count=groups)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(jax.jit(jgc.accelerate(conv))(x, w), conv(x, w))
+    (entry,) = jgc.explain(jgc.accelerate(conv), x, w).entries
+    assert (entry.plan.name, entry.plan.reason.endswith("no spatial axis")) == ("native", True)
 
 
 def test_what_two_convolutions_share_is_written_once():
