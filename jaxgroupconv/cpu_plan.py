@@ -99,10 +99,10 @@ def _thin_gradient(spec: ConvSpec) -> bool:
         most = 8 * 8
     elif _channel_last(spec):
         most = 32 * 32
-    elif spec.window[-1] < SHORT_ROW:  # computed channel-last
-        most = 8 * 8 if any(d > 1 for d in spec.rhs_dilation) else 16 * 16
-    else:
-        most = 8 * 8 if any(d > 1 for d in spec.rhs_dilation) else 11 * 12
+    elif any(d > 1 for d in spec.rhs_dilation):
+        most = 8 * 8
+    else:  # short rows are computed channel-last
+        most = 16 * 16 if spec.window[-1] < SHORT_ROW else 11 * 12
     return spec.short_output and spec.batch * spec.out_channels <= most
 
 
@@ -143,10 +143,9 @@ def _thin(spec: ConvSpec) -> bool:
         most = 12
     elif _channel_last(spec):
         most = 24
-    elif _gathered(spec):
-        most = 16 if math.prod(spec.out_size) >= (14 * 14 if spec.batch == 1 else 56 * 56) else 15
     else:
-        most = 16 if math.prod(spec.out_size) >= 56 * 56 else 12
+        many = 14 * 14 if _gathered(spec) and spec.batch == 1 else 56 * 56
+        most = 16 if math.prod(spec.out_size) >= many else 15 if _gathered(spec) else 12
     return _pointwise(spec) or spec.in_channels <= most
 
 
@@ -161,9 +160,9 @@ def _gathered(spec: ConvSpec) -> bool:
     return spec.lhs_layout.endswith(spec.spatial) and not spec.rhs_layout.startswith("go")
 
 
-def _over_the_map(spec: ConvSpec) -> bool:
-    """A kernel larger than the map: where lax exchanges the two, for a group alone it has a naive loop."""
-    return math.prod(spec.window) > math.prod(map(int.__mul__, spec.in_size, spec.lhs_dilation))
+def _few_elements(spec: ConvSpec) -> bool:
+    """A kernel whose patches are worth making."""
+    return math.prod(spec.window) <= 49
 
 
 def _many_groups(spec: ConvSpec) -> bool:
@@ -173,13 +172,13 @@ def _many_groups(spec: ConvSpec) -> bool:
         small = not _gathered(spec)
     else:
         small = spec.phases == 1 and not _channel_last(spec) and (positions >= 28 * 28 or not _gathered(spec))
-    return small and spec.groups > MAX_UNROLLED and math.prod(spec.window) <= 49
+    return small and spec.groups > MAX_UNROLLED and _few_elements(spec)
 
 
 def _patches(spec: ConvSpec) -> bool:
     """Strided single items, or groups so wide that the patches cost little beside their product, channel-first."""
-    strided, small = spec.batch == 1 and _strided(spec), math.prod(spec.window) <= 49
-    wide = small and spec.in_channels >= 40 and not _channel_last(spec) and not _gathered(spec)
+    strided = spec.batch == 1 and _strided(spec)
+    wide = _few_elements(spec) and spec.in_channels >= 40 and not _channel_last(spec) and not _gathered(spec)
     return spec.phases == 1 and math.prod(spec.window) > 1 and (strided or wide)
 
 
@@ -288,11 +287,15 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "over the kernel's taps",
     ),
     (
-        lambda spec: _over_the_map(spec) and spec.batch == 1 and math.prod(spec.window) <= 49,
+        lambda spec: spec.over_the_map and spec.batch == 1 and _few_elements(spec),
         "matmul",
         "wider groups, a kernel larger than the map of at most 49 elements, and one item: products of patches",
     ),
-    (_over_the_map, "native", "wider groups and a kernel larger than the map"),
+    (
+        lambda spec: spec.over_the_map,
+        "native",
+        "wider groups and a kernel larger than the map, which lax exchanges with it, but not in the convolution of one group",
+    ),
     (
         _many_groups,
         "matmul",

@@ -106,6 +106,12 @@ class ConvSpec:
         return math.prod(d // math.gcd(d, s) for d, s in zip(self.lhs_dilation, self.strides, strict=True))
 
     @property
+    def over_the_map(self) -> bool:
+        """Whether the kernel has more elements than the (dilated) input has positions."""
+        sizes = (size * dilation for size, dilation in zip(self.in_size, self.lhs_dilation, strict=True))
+        return math.prod(self.window) > math.prod(sizes)
+
+    @property
     def disjoint(self) -> bool:
         """Whether each input meets outputs of its own: a transposed convolution whose stride is its kernel's size."""
         plain = all(size == 1 for size in self.strides + self.rhs_dilation)

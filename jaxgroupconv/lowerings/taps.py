@@ -107,7 +107,7 @@ def _swapped(spec: ConvSpec) -> ConvSpec | None:
     With q = p + k - low, out[p] = sum over k of x[p + k - low] * w[k] = sum over q of x[q] * w[q - p + low]. A window that is
     larger than the input meets mostly padding; the input, as the window, meets the kernel.
     """
-    larger = not spec.short_output and math.prod(spec.in_size) < math.prod(spec.window)
+    larger = not spec.short_output and spec.over_the_map
     if not larger or any(size != 1 for size in spec.strides + spec.rhs_dilation) or math.prod(spec.in_size[1:]) > MAX_ROW_TERMS:
         return None
     exchange, padding = str.maketrans("no", "on"), []
@@ -147,8 +147,7 @@ def _in_loop(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The sums in a loop over some rows of the kernel and some channels, whose slices are converted one by one."""
     height, channels, minor = spec.window[0], spec.in_channels, spec.out_channels if spec.out_layout.endswith("o") else 1
     in_row, columns, last = math.prod(spec.window[1:]), spec.out_size[-1], spec.spatial[-1]
-    if spec.out_layout.endswith(last) and columns > LEAST_COLUMNS and columns % VECTOR >= VECTOR // 2:
-        spec = _whole_vectors(spec) if spec.strides[-1] == 1 else spec
+    spec = _whole_vectors(spec)
     least = max(LOOP_TERMS, LOOP_PRODUCTS // minor) if minor >= 4 else LOOP_TERMS
     part = next(c for c in range(1, channels + 1) if channels % c == 0 and (c * in_row >= least or c == channels))
     count = min(height, -(-least // (part * in_row)))
@@ -174,9 +173,15 @@ def _in_loop(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
 
 def _whole_vectors(spec: ConvSpec) -> ConvSpec:
-    """The same with some more columns of the result: what is left of a row beside its vectors, LLVM adds up one by one."""
-    low, high = spec.padding[-1]
-    return dataclasses.replace(spec, padding=(*spec.padding[:-1], (low, high + -spec.out_size[-1] % VECTOR)))
+    """The same, with some more columns of the result where rows are long and half of their last vector or more is there.
+
+    What is left of a row beside its vectors, LLVM adds up one by one.
+    """
+    columns, (low, high) = spec.out_size[-1], spec.padding[-1]
+    rows = spec.out_layout.endswith(spec.spatial[-1]) and spec.strides[-1] == 1
+    if not rows or columns <= LEAST_COLUMNS or columns % VECTOR < VECTOR // 2:
+        return spec
+    return dataclasses.replace(spec, padding=(*spec.padding[:-1], (low, high + VECTOR - columns % VECTOR)))
 
 
 def _flat(kernel: Array) -> Array:

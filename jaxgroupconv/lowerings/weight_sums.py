@@ -67,7 +67,7 @@ def _at_a_time(spec: ConvSpec) -> tuple[int, int]:
     copied = items * lhs * (moved or converted or any(map(any, spec.padding)))
     copied += items * rhs * (moved or (converted and not depthwise(spec)))
     needed = copied + _sums_at_a_time(some) + result
-    paged = depthwise(spec) and size * needed > PAGED_BYTES >= spec.bytes // 4
+    paged = depthwise(spec) and size * needed > PAGED_BYTES and spec.bytes <= 4 * PAGED_BYTES
     if size * needed <= max(SMALL_BYTES, TEMPORARIES * spec.bytes) and not paged:
         return spec.groups, items
     slices, spare = items * (lhs + rhs), 1  # which the loop takes
