@@ -35,11 +35,11 @@ def sums_layout(spec: ConvSpec) -> str:
 
     They read the operands again for each position: best from the cache, so k is within an item and, channel-last, a row.
     """
-    axes, first = spec.lhs_layout.replace("n", "no"), min(map(spec.lhs_layout.index, spec.spatial))
+    axes, last = spec.lhs_layout.replace("n", "no"), max(map(spec.lhs_layout.index, spec.spatial))
     if spec.lhs_layout.endswith(spec.spatial):
         return axes.replace("0", "k0")
-    within = depthwise(spec) and spec.ndim > 1 and spec.lhs_layout[: first + 1].strip(spec.spatial) == "c"
-    return f"{axes[: first + 1]}k{axes[first + 1 :]}" if within else f"k{axes}"
+    within = depthwise(spec) and spec.lhs_layout.startswith("c" + spec.spatial)
+    return f"{axes[: last + 1]}k{axes[last + 1 :]}" if within else f"k{axes}"
 
 
 def kept_axes(spec: ConvSpec) -> str:
@@ -72,26 +72,16 @@ def blocks_summed(spec: ConvSpec, windows: Array, windows_axes: str, rhs: Array)
 
 
 def reduced(spec: ConvSpec, sums: Array) -> Array:
-    """The sums of blocks summed up, in the layout of `kept_axes`.
-
-    XLA merges the axes of a product's operand that stay, and those that are summed. Of a gather, the minor one must be alone,
-    or else its index would be divided for each element: so they are merged here. Others may be shared out among devices.
-    """
+    """The sums of blocks summed up, in the layout of `kept_axes`. Axes that devices may share out are not merged."""
     axes = sums_layout(spec)
     sums, sizes = lax.optimization_barrier(sums), dict(zip(axes, sums.shape, strict=True))
-    s = "".join(axis for axis in axes if axis in spec.spatial)
-    if axes.endswith(s):
-        steps = [(axis, "") for axis in reversed(s)] if depthwise(spec) else [(s, "")]
-        steps += [("c", "")] * (sizes["c"] > 1)
-    elif axes.startswith("k"):
-        steps = [("".join(axis for axis in axes if axis in "c" + s), "k")]
+    if axes.endswith(spec.spatial):
+        steps = [(spec.spatial, ""), *[("c", "")] * (sizes["c"] > 1)]
     else:
-        before = axes[: axes.index("k")]
-        steps = [(s[1:], before + "k"), (before, "")]
+        steps = [("".join(axis for axis in axes if axis in "c" + spec.spatial), "k" if axes.startswith("k") else "")]
     for i, (summed, batch) in enumerate(steps):
-        if i > 0 and math.prod(sizes[axis] for axis in summed) <= FEW:
-            sums = total(pieces(sums, axes, summed))
-            sizes |= dict.fromkeys(summed, 1)
+        if i > 0 and sizes[summed] <= FEW:
+            sums, sizes[summed] = total(pieces(sums, axes, summed)), 1
         else:  # the summed axes come last in the first operand, or else first in the second
             ones = lax.full([sizes[axis] for axis in batch + summed], 1, sums.dtype)
             operands = (sums, axes, ones, batch + summed) if axes.endswith(summed) else (ones, batch + summed, sums, axes)

@@ -114,6 +114,6 @@ def shared(compute: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _writer(arrays: Sequence[Any]) -> Any:
-    """What writes the program that all of these arrays belong to, if there is one."""
-    writers = {id(writer): writer for writer in (getattr(array, "writer", None) for array in arrays)}
+    """What writes the program that these arrays, but for constants, belong to, if there is one."""
+    writers = {id(array.writer): array.writer for array in arrays if hasattr(array, "writer")}
     return writers.popitem()[1] if len(writers) == 1 else None

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxgroupconv.lowerings.block_sums import blocks_summed, kept_axes, reduced, sums_layout, sums_size
-from jaxgroupconv.lowerings.calls import loop_apart
+from jaxgroupconv.lowerings.calls import apart, loop_apart
 from jaxgroupconv.lowerings.geometry import put_at, spatial_slices, take, take_at
 from jaxgroupconv.spec import ConvSpec
 
@@ -57,6 +57,13 @@ def _at(spec: ConvSpec, positions: Any, lhs: Array, rhs: Array) -> Array:
         start_index_map=tuple(map(spec.lhs_layout.index, spec.spatial)),
     )
     mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
-    windows = lax.gather(lhs, positions, numbers, spec.shape(spec.lhs_layout, reach), mode=mode)
-    windows = take(windows, axes, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
-    return reduced(spec, blocks_summed(spec, windows, axes, rhs))
+
+    def sums(positions: Any, lhs: Array, rhs: Array) -> Array:
+        rhs = lax.convert_element_type(lax.expand_dims(rhs, [o]), spec.compute_dtype)
+        windows = lax.gather(lax.expand_dims(lhs, [n]), positions, numbers, spec.shape(spec.lhs_layout, reach), mode=mode)
+        windows = take(windows, axes, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
+        return blocks_summed(spec, windows, axes, rhs)
+
+    n, o = spec.lhs_layout.index("n"), spec.rhs_layout.index("o")
+    lhs, rhs = lax.squeeze(lhs, [n]), lax.squeeze(rhs, [o])  # as they were given: or else they are copied for the call
+    return reduced(spec, apart(sums)(positions, lhs, rhs))

@@ -13,7 +13,7 @@ from jax import Array, lax
 
 from jaxgroupconv.lowerings import row_sums
 from jaxgroupconv.lowerings.block_sums import ROW_TERMS, depthwise, kept_axes, sums_size
-from jaxgroupconv.lowerings.calls import apart, loop_apart, worthwhile
+from jaxgroupconv.lowerings.calls import apart, loop_apart
 from jaxgroupconv.lowerings.geometry import TEMPORARIES, align, divisor, put_at, spatial_slices, take, take_at, widen
 from jaxgroupconv.lowerings.position_sums import over_positions, positions_at_a_time
 from jaxgroupconv.lowerings.row_sums import even_parts, over_parts, part_of, rows_apart
@@ -100,11 +100,12 @@ def _plain(spec: ConvSpec) -> ConvSpec:
 
 
 def _prepared(spec: ConvSpec, lhs: Array, rhs: Array) -> list[Array]:
-    """The operands of `_plain`."""
+    """The operands of `_plain`; a depthwise one's `rhs` is converted where it is read, which needs no copy."""
     plain, edges = _plain(spec), {}
     for axis, (size, (low, _)) in enumerate(zip(plain.in_size, spec.padding, strict=True)):
         edges[f"s{axis}"] = (low, size - low - spec.in_size[axis])
-    lhs, rhs = (lax.convert_element_type(operand, spec.compute_dtype) for operand in (lhs, rhs))
+    lhs = lax.convert_element_type(lhs, spec.compute_dtype)
+    rhs = rhs if depthwise(spec) else lax.convert_element_type(rhs, spec.compute_dtype)
     lhs, rhs = align(lhs, spec.lhs_layout, plain.lhs_layout), align(rhs, spec.rhs_layout, plain.rhs_layout)
     return [widen(lhs, plain.lhs_layout, **edges), rhs]
 
@@ -120,9 +121,7 @@ def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     def sums(lhs: Array, rhs: Array) -> Array:
         return compute(plain, lhs, lax.reshape(rhs, plain.shape(plain.rhs_layout, plain.window)))
 
-    if open_around := not worthwhile("taps", spec):
-        rhs = lax.squeeze(rhs, [plain.rhs_layout.index("o")])  # again as it was given: or else it is copied for the call
-    if open_around or plain.lhs_layout != spec.lhs_layout:
+    if not depthwise(spec) and plain.lhs_layout != spec.lhs_layout:
         sums = apart(sums)  # else XLA would only change the layouts of moved operands, and move them for each product
     out = lax.reshape(sums(lhs, rhs), plain.shape(axes, plain.out_size))
     return align(take(out, axes, **spatial_slices((0,) * spec.ndim, spec.out_size, (1,) * spec.ndim)), axes, spec.out_layout)
