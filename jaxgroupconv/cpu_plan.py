@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable
 
+from jaxgroupconv.lowerings.geometry import VECTOR
 from jaxgroupconv.lowerings.per_group import MAX_UNROLLED
-from jaxgroupconv.lowerings.weight_sums import SHORT_ROW
+from jaxgroupconv.lowerings.weight_sums import transposed
 from jaxgroupconv.spec import ConvSpec
 
 
@@ -100,9 +101,9 @@ def _thin_gradient(spec: ConvSpec) -> bool:
     elif _channel_last(spec):
         most = 32 * 32
     elif any(d > 1 for d in spec.rhs_dilation):
-        most = 8 * 8
-    else:  # short rows are computed channel-last
-        most = 16 * 16 if spec.window[-1] < SHORT_ROW else 11 * 12
+        most = 8 * 8 if spec.out_channels % VECTOR else 16 * 16
+    else:
+        most = 16 * 16 if transposed(spec) else 11 * 12
     return spec.short_output and spec.batch * spec.out_channels <= most
 
 
@@ -233,8 +234,8 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _thin_gradient,
         "taps",
-        "a weight gradient of thin groups (at most 11x12 channels, 16x16 of rows shorter than 16, channel-last 32x32): sums "
-        "over blocks of rows",
+        "a weight gradient of thin groups (at most 11x12 channels, 16x16 if rows are shorter than 16 or output channels are "
+        "whole vectors, channel-last 32x32): sums over blocks of rows",
     ),
     (
         _few_thin_gradient,

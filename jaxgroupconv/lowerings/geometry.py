@@ -16,6 +16,7 @@ from jax import Array, lax
 from jaxgroupconv.spec import ConvSpec
 
 Lower = Callable[[ConvSpec, Array, Array], Array]
+VECTOR = 8  # elements that XLA:CPU computes at once
 TEMPORARIES = 3  # what patches, sums and copies may take, as a multiple of operands and result
 
 

@@ -17,6 +17,7 @@ from jax import Array, lax
 from jaxgroupconv.lowerings import weight_sums
 from jaxgroupconv.lowerings.calls import OPEN_TERMS, apart, loop_apart, shared
 from jaxgroupconv.lowerings.geometry import (
+    VECTOR,
     align,
     by_phase,
     crop,
@@ -36,7 +37,7 @@ LOOP_TERMS = 8  # least terms of one iteration: the result is read and written o
 LOOP_PRODUCTS = 128  # the same times the output channels where these are minor: less, and LLVM unrolls their loop into scalars
 CACHE_WAY, CACHE_LINE = 4096, 64  # bytes: addresses of the first cache that are so far apart share a set
 SET_LINES = 5  # lines of the input that a set has room for, beside the kernel's: of eight
-VECTOR, LEAST_COLUMNS = 8, 16  # elements of a vector; of a row of which it pays to fill up the last one
+LEAST_COLUMNS = 16  # of a row of which it pays to fill up the last vector
 LEAST_ROW = 7  # elements of a row that are enough for vectors, where channel-last there would be none
 REGION_TERMS, REGION_BYTES = 8, 1 << 20  # most terms and least input for which the outputs at the borders are apart
 MAX_ROW_TERMS = 128  # of one kernel row, which is never split

@@ -14,7 +14,7 @@ from jax import Array, lax
 from jaxgroupconv.lowerings import row_sums
 from jaxgroupconv.lowerings.block_sums import ROW_TERMS, depthwise, kept_axes, sums_size
 from jaxgroupconv.lowerings.calls import apart, loop_apart
-from jaxgroupconv.lowerings.geometry import TEMPORARIES, align, divisor, put_at, spatial_slices, take, take_at, widen
+from jaxgroupconv.lowerings.geometry import TEMPORARIES, VECTOR, align, divisor, put_at, spatial_slices, take, take_at, widen
 from jaxgroupconv.lowerings.position_sums import over_positions, positions_at_a_time
 from jaxgroupconv.lowerings.row_sums import even_parts, over_parts, part_of, rows_apart
 from jaxgroupconv.spec import ConvSpec
@@ -84,10 +84,21 @@ def _sums_at_a_time(spec: ConvSpec) -> int:
     return sums_size(spec) * (part[-1] if rows_apart(spec, part) else math.prod(part))
 
 
+def transposed(spec: ConvSpec) -> bool:
+    """Whether rows are minor, but better were not: short ones, or where the output channels are whole vectors.
+
+    Not if these are one vector, and the rows are whole ones and next to each other.
+    """
+    row, steps = spec.window[-1], (spec.strides[-1], spec.rhs_dilation[-1])
+    vectors, rest = divmod(spec.out_channels, VECTOR)
+    channels = rest == 0 and (vectors > 1 or row % VECTOR > 0 or max(steps) > 1)
+    return spec.lhs_layout.endswith(spec.spatial) and (row < SHORT_ROW or channels)
+
+
 def _plain(spec: ConvSpec) -> ConvSpec:
-    """The same of operands in the dtype of the sums, padded, and with minor groups and channels if rows are minor and short."""
+    """The same of operands in the dtype of the sums, padded, and with minor groups and channels if they are `transposed`."""
     lhs = spec.lhs_layout
-    if lhs.endswith(spec.spatial) and spec.window[-1] < SHORT_ROW:
+    if transposed(spec):
         lhs = f"c{spec.spatial}gn"
     plain = dataclasses.replace(
         spec,
