@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from jaxgroupconv.lowerings.geometry import VECTOR
 from jaxgroupconv.lowerings.per_group import MAX_UNROLLED
+from jaxgroupconv.lowerings.taps import PHASE_COLUMNS
 from jaxgroupconv.lowerings.weight_sums import transposed
 from jaxgroupconv.spec import ConvSpec
 
@@ -185,7 +186,8 @@ def _patches(spec: ConvSpec) -> bool:
 
 def _thin_dilated(spec: ConvSpec) -> bool:
     terms, least = spec.in_channels * math.prod(spec.window) / spec.phases, 12 if _channel_last(spec) else 5
-    return spec.phases > 1 and least < spec.in_channels <= 16 and terms > 2 * least
+    many = spec.batch * math.prod(spec.out_size) >= 6000 and spec.out_size[-1] >= PHASE_COLUMNS and not _channel_last(spec)
+    return spec.phases > 1 and least < spec.in_channels <= 16 and terms > 2 * least and not (many and _thin(spec))
 
 
 # (applies, name, reason); benchmarks/run.py --lowerings measures what the bounds rest on.
@@ -273,7 +275,8 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _thin_dilated,
         "matmul",
-        "a dilated input of 6 (channel-last 13) to 16 channels a group: matrix products of patches, phase by phase",
+        "a dilated input of 6 (channel-last 13) to 16 channels a group, but not of thin ones, 28 columns and 6000 positions: "
+        "matrix products of patches, phase by phase",
     ),
     (
         _thin_strided,

@@ -213,6 +213,7 @@ CASES = (
         padding=((2, 3), (2, 3)),
         layouts=NHWC,
     ),
+    Case("dilated input, long rows", (1, 4, 3, 15), (4, 1, 5, 5), groups=4, lhs_dilation=(2, 2), padding=((3, 2), (2, 3))),
     Case(
         "dilated input that is all zeros at every output",
         (1, 2, 3, 3),

@@ -1,13 +1,12 @@
-"""What the lowerings share: axes by letter, cropping and padding, and the phases of a dilated input.
+"""What the lowerings share: axes by letter, cropping and padding.
 
 Arrays carry their axes as a string of letters in memory order (see `ConvSpec`), so that one formula serves every layout.
 """
 
 import dataclasses
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -178,56 +177,3 @@ def crop(spec: ConvSpec, lhs: Array) -> tuple[ConvSpec, Array]:
 def pad(spec: ConvSpec, lhs: Array, groups: int = 0) -> Array:
     """Pads the input (group axis split, padding not negative, no input dilation) with zeros, and with some groups of zeros."""
     return widen(lhs, spec.lhs_layout, g=(0, groups), **{f"s{axis}": pair for axis, pair in enumerate(spec.padding)})
-
-
-def by_phase(lower: Lower, spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """Computes a convolution of a dilated input without touching the zeros between its elements.
-
-    Along one axis, output p meets element (p * stride + k * rhs_dilation - low) / lhs_dilation of the input, if that is an
-    integer. With P = lhs_dilation / gcd(stride, lhs_dilation) and K = lhs_dilation / gcd(rhs_dilation, lhs_dilation), the
-    outputs r, r + P, r + 2P, … meet every K-th kernel element only, and are an undilated convolution with those. The results
-    are interleaved at the end. The group axes of the operands and of what `lower` gives are split off, or all are merged.
-    """
-    phases = [list(_axis_phases(spec, axis)) for axis in range(spec.ndim)]
-    axes, parts = axes_of(rhs, spec.rhs_layout), []
-    for combination in itertools.product(*phases):
-        if any(not phase["window"] for phase in combination):
-            parts.append(None)
-            continue
-        taps = {f"s{axis}": slice(phase["first"], None, phase["every"]) for axis, phase in enumerate(combination)}
-        names = ("strides", "padding", "rhs_dilation", "window")
-        changes = {name: tuple(phase[name] for phase in combination) for name in names}
-        part = dataclasses.replace(spec, lhs_dilation=(1,) * spec.ndim, **changes)
-        part, cropped = crop(part, lhs)
-        parts.append(None if 0 in part.in_size else lower(part, cropped, take(rhs, axes, **taps)))
-    axes = spec.out_layout if "g" in axes else spec.out_layout.replace("g", "")
-    sizes = spec.sizes([axis_phases[0]["count"] for axis_phases in phases])
-    shape = [spec.groups * spec.out_channels if axis == "o" and "g" not in axes else sizes[axis] for axis in axes]
-    dtype = next((part.dtype for part in parts if part is not None), spec.out_dtype)
-    return _interleave(spec, [lax.full(shape, 0, dtype) if part is None else part for part in parts], phases, axes)
-
-
-def _axis_phases(spec: ConvSpec, axis: int) -> Iterator[dict[str, Any]]:
-    stride, dilation, rhs_dilation = spec.strides[axis], spec.lhs_dilation[axis], spec.rhs_dilation[axis]
-    size, window, low = spec.in_size[axis], spec.window[axis], spec.padding[axis][0]
-    period, every = dilation // math.gcd(stride, dilation), dilation // math.gcd(rhs_dilation, dilation)
-    count = -(-spec.out_size[axis] // period)
-    for r in range(period):
-        first = next((k for k in range(every) if (r * stride + k * rhs_dilation - low) % dilation == 0), window)
-        taps = len(range(first, window, every))
-        step, reach = period * stride // dilation, every * rhs_dilation // dilation
-        start = (r * stride + first * rhs_dilation - low) // dilation
-        high = start + (count - 1) * step + (taps - 1) * reach + 1 - size
-        yield dict(first=first, every=every, window=taps, strides=step, rhs_dilation=reach, padding=(-start, high), count=count)
-
-
-def _interleave(spec: ConvSpec, parts: list[Array], phases: list[list[dict[str, Any]]], axes: str) -> Array:
-    """Merges the phases of one axis after the other, last axis first."""
-    for axis in reversed(range(spec.ndim)):
-        period, at = len(phases[axis]), axes.index(str(axis))
-        if period > 1:
-            shape = [size * period if i == at else size for i, size in enumerate(parts[0].shape)]
-            parts = [lax.expand_dims(part, [at + 1]) for part in parts]
-            stacks = [lax.concatenate(parts[i : i + period], at + 1) for i in range(0, len(parts), period)]
-            parts = [lax.reshape(stack, shape) for stack in stacks]
-    return take(parts[0], axes, **spatial_slices((0,) * spec.ndim, spec.out_size, (1,) * spec.ndim))

@@ -18,7 +18,6 @@ from jaxgroupconv.lowerings.geometry import (
     Lower,
     align,
     block_rows,
-    by_phase,
     contract,
     divisor,
     merged,
@@ -30,6 +29,7 @@ from jaxgroupconv.lowerings.geometry import (
     take_at,
     widen,
 )
+from jaxgroupconv.lowerings.phases import by_phase
 from jaxgroupconv.spec import ConvSpec, Sizes
 
 MAX_PATCHES = 64

@@ -19,7 +19,6 @@ from jaxgroupconv.lowerings.calls import OPEN_TERMS, apart, loop_apart, shared
 from jaxgroupconv.lowerings.geometry import (
     VECTOR,
     align,
-    by_phase,
     crop,
     pad,
     pieces,
@@ -30,6 +29,7 @@ from jaxgroupconv.lowerings.geometry import (
     total,
     widen,
 )
+from jaxgroupconv.lowerings.phases import by_phase
 from jaxgroupconv.spec import ConvSpec
 
 MAX_TERMS = 64  # unrolled terms of one sum; beyond, XLA's fused loop degrades and compiles slowly
@@ -43,6 +43,7 @@ REGION_TERMS, REGION_BYTES = 8, 1 << 20  # most terms and least input for which 
 MAX_ROW_TERMS = 128  # of one kernel row, which is never split
 MAX_PHASES = 4  # of a dilated input, each of which is compiled on its own; more only with
 MAX_PHASE_TERMS = 256  # terms in all of them together
+PHASE_TERMS, PHASE_COLUMNS = 6, 28  # least terms of a phase, and columns of all, that are interleaved once they are computed
 
 
 def why_not(spec: ConvSpec) -> str | None:
@@ -72,7 +73,9 @@ def lower_shared(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 def _lower(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
     """The same of operands with their group axes split off: the sums, in their own dtype."""
     if any(d > 1 for d in spec.lhs_dilation):
-        return by_phase(functools.partial(_lower, alone=alone), spec, lhs, rhs)
+        many = spec.in_channels * math.prod(spec.window) >= PHASE_TERMS * spec.phases
+        columns_apart = alone and many and spec.out_size[-1] >= PHASE_COLUMNS
+        return by_phase(functools.partial(_lower, alone=alone), spec, lhs, rhs, columns_apart)
     if alone and (swapped := _swapped(spec)) is not None:
         return lax.rev(_lower(*crop(swapped, rhs), lhs, alone), [spec.out_layout.index(axis) for axis in spec.spatial])
     return weight_sums.over_outputs(spec, lhs, rhs) if spec.short_output else _over_taps(spec, lhs, rhs, alone)
