@@ -34,9 +34,10 @@ def _thin_dense_products(spec: ConvSpec) -> bool:
 
 
 def _thin_dense_sums(spec: ConvSpec) -> bool:
-    short = spec.in_channels * math.prod(spec.window) <= 64
+    few, most = spec.out_channels <= 16, 32 if _channel_last(spec) else 64
     plain = spec.ndim == 2 and (_channel_last(spec) or not _strided(spec))
-    return _thin_dense(spec) and short and (plain or spec.out_channels <= 16)
+    short = spec.in_channels * math.prod(spec.window) <= (64 if few else most)
+    return _thin_dense(spec) and short and (plain or few)
 
 
 def _dense_pointwise(spec: ConvSpec) -> bool:
@@ -201,8 +202,8 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         lambda spec: spec.groups == 1 and _thin_dense_sums(spec),
         "taps",
-        "one group of at most 64 terms, in 2-D channel-last or unstrided, or with at most 16 output "
-        "channels: sums over the kernel's taps",
+        "one group of at most 64 terms, in 2-D channel-last (32 of more than 16 output channels) or unstrided, or with at most "
+        "16 output channels: sums over the kernel's taps",
     ),
     (
         lambda spec: spec.groups == 1 and _dense_pointwise(spec),
