@@ -109,6 +109,16 @@ def _thin_gradient(spec: ConvSpec) -> bool:
     return spec.short_output and spec.batch * spec.out_channels <= most
 
 
+def _wide_gradient_of_positions(spec: ConvSpec) -> bool:
+    """Channel-last, several items with many positions, over which sums pass once; few neighbours share a set of the cache."""
+    items, pitch, sparse = spec.in_channels, 4 * spec.groups * spec.out_channels, any(d > 1 for d in spec.rhs_dilation)
+    many = spec.ndim == 2 and items >= 4 and items * math.prod(spec.in_size) >= 3000
+    apart = pitch % 2048 > 0 if sparse else pitch % 512 > 0 and math.prod(spec.out_size) <= 9
+    wide = min(spec.batch, spec.out_channels) >= 32 and spec.batch * spec.out_channels <= 128 * 128
+    plain = spec.groups > 1 and spec.phases == 1 and math.prod(spec.out_size) > 1 and spec.lhs_layout.startswith("c")
+    return spec.short_output and _channel_last(spec) and many and apart and wide and plain
+
+
 def _few_thin_gradient(spec: ConvSpec) -> bool:
     thin = spec.batch * spec.out_channels < 16 * 16
     return spec.short_output and spec.groups <= 3 and thin and math.prod(spec.out_size) > 1 and spec.phases == 1
@@ -239,6 +249,13 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "taps",
         "a weight gradient of thin groups (at most 11x12 channels, 16x16 if rows are shorter than 16 or output channels are "
         "whole vectors, channel-last 32x32): sums over blocks of rows",
+    ),
+    (
+        _wide_gradient_of_positions,
+        "taps",
+        "a weight gradient in two dimensions, channel-last, of at least 4 items, 3000 positions and 32x32, at most 128x128 "
+        "channels, if all channels take no multiple of 2 KiB and it is strided, or of 512 bytes and it is 3x3: sums over blocks "
+        "of rows",
     ),
     (
         _few_thin_gradient,

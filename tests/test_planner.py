@@ -45,18 +45,22 @@ SLOW_WEIGHT_GRADIENT = SLOW_IN_LAX | {
 }
 
 
-def entries(batch, channels, size, features, kernel, groups, stride):
+def entries(batch, channels, size, features, kernel, groups, stride, channel_last=False):
     """The forward convolution, its gradient with respect to the input and that with respect to the weight, explained."""
 
     sizes = (size, size) if isinstance(size, int) else size
-    layout = "NCHW" if len(sizes) == 2 else "NCDHW"
+    window, spatial = [kernel] * len(sizes), "DHW"[-len(sizes) :]
+    layout = f"N{spatial}C" if channel_last else f"NC{spatial}"
 
     @jgc.accelerate
     def conv(x, w):
         return jgc.group_conv(x, w, stride=stride, padding=kernel // 2, layout=layout)
 
-    x = jax.ShapeDtypeStruct((batch, channels, *sizes), jnp.float32)
-    w = jax.ShapeDtypeStruct((features, channels // groups, *[kernel] * len(sizes)), jnp.float32)
+    def array(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    x = array(batch, *sizes, channels) if channel_last else array(batch, channels, *sizes)
+    w = array(*window, channels // groups, features) if channel_last else array(features, channels // groups, *window)
     out = jax.eval_shape(conv, x, w)
     forward, *gradients = jgc.explain(lambda x, w, ct: jax.vjp(conv, x, w)[1](ct), x, w, out).entries
     dx, dw = sorted(gradients, key=lambda entry: entry.spec.out_shape == w.shape)
@@ -154,6 +158,22 @@ def test_the_product_of_many_positions_moves_no_operand(groups):
 )
 def test_a_dense_weight_gradient_is_a_product_where_lax_is_slow(batch, channels, size, out_channels, kernel, stride, planned):
     assert entries(batch, channels, size, out_channels, kernel, 1, stride)[-1].plan.name == planned
+
+
+@pytest.mark.parametrize(
+    "batch, size, groups, stride, planned",
+    [
+        (8, 28, 3, 2, "taps"),
+        (8, 28, 3, 1, "taps"),
+        (1, 28, 3, 2, "matmul"),  # few positions
+        (8, 28, 4, 1, "per_group"),  # channels of 1 KiB, so that all rows of a column meet in two sets of the cache
+        (8, 28, 4, 2, "taps"),
+        (8, 28, 8, 2, "per_group"),
+    ],
+)
+def test_a_wide_weight_gradient_channel_last_is_sums_over_many_positions(batch, size, groups, stride, planned):
+    _, _, dw = entries(batch, 64 * groups, size, 64 * groups, 3, groups, stride, channel_last=True)
+    assert dw.plan.name == planned
 
 
 @pytest.mark.parametrize("channels, size, planned", [(11, 28, "taps"), (12, 28, "matmul"), (12, 14, "taps"), (16, 28, "taps")])
