@@ -254,8 +254,8 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         _wide_gradient_of_positions,
         "taps",
         "a weight gradient in two dimensions, channel-last, of at least 4 items, 3000 positions and 32x32, at most 128x128 "
-        "channels, if all channels take no multiple of 2 KiB and it is strided, or of 512 bytes and it is 3x3: sums over blocks "
-        "of rows",
+        "channels, if all channels take no multiple of 2 KiB and it is strided, or of 512 bytes and it is 3x3: sums over "
+        "blocks of rows",
     ),
     (
         _few_thin_gradient,
