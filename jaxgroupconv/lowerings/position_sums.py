@@ -60,10 +60,10 @@ def _at(spec: ConvSpec, positions: Any, lhs: Array, rhs: Array) -> Array:
 
     def sums(positions: Any, lhs: Array, rhs: Array) -> Array:
         rhs = lax.convert_element_type(lax.expand_dims(rhs, [o]), spec.compute_dtype)
-        windows = lax.gather(lax.expand_dims(lhs, [n]), positions, numbers, spec.shape(spec.lhs_layout, reach), mode=mode)
+        windows = lax.gather(lhs, positions, numbers, spec.shape(spec.lhs_layout, reach), mode=mode)
         windows = take(windows, axes, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
         return blocks_summed(spec, windows, axes, rhs)
 
-    n, o = spec.lhs_layout.index("n"), spec.rhs_layout.index("o")
-    lhs, rhs = lax.squeeze(lhs, [n]), lax.squeeze(rhs, [o])  # as they were given: or else they are copied for the call
+    o = spec.rhs_layout.index("o")
+    rhs = lax.squeeze(rhs, [o])  # again as it was given: or else it is copied for the call
     return reduced(spec, apart(sums)(positions, lhs, rhs))
