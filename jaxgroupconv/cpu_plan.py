@@ -34,10 +34,10 @@ def _thin_dense_products(spec: ConvSpec) -> bool:
 
 
 def _thin_dense_sums(spec: ConvSpec) -> bool:
-    few, most = spec.out_channels <= 16, 32 if _channel_last(spec) else 64
+    few = spec.out_channels <= 16
+    most = 64 if few or not _channel_last(spec) else 32
     plain = spec.ndim == 2 and (_channel_last(spec) or not _strided(spec))
-    short = spec.in_channels * math.prod(spec.window) <= (64 if few else most)
-    return _thin_dense(spec) and short and (plain or few)
+    return _thin_dense(spec) and spec.in_channels * math.prod(spec.window) <= most and (plain or few)
 
 
 def _dense_pointwise(spec: ConvSpec) -> bool:

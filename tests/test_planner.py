@@ -166,7 +166,7 @@ def test_a_dense_weight_gradient_is_a_product_where_lax_is_slow(batch, channels,
         (8, 28, 3, 2, "taps"),
         (8, 28, 3, 1, "taps"),
         (1, 28, 3, 2, "matmul"),  # few positions
-        (8, 28, 4, 1, "per_group"),  # channels of 1 KiB, so that all rows of a column meet in two sets of the cache
+        (8, 28, 4, 1, "per_group"),  # channels of 1 KiB: neighbours meet in four sets of the cache
         (8, 28, 4, 2, "taps"),
         (8, 28, 8, 2, "per_group"),
     ],

@@ -33,13 +33,13 @@ def block(spec: ConvSpec) -> tuple[int, int]:
 def sums_layout(spec: ConvSpec) -> str:
     """The layout of the sums of blocks: the input's, with o beside n, and k, the positions.
 
-    They read the operands again for each position: best from the cache, so k is within an item and, channel-last, a row.
+    They read the operands again for each position: best from the cache, so k is within an item and, channel-last, a column.
     """
-    axes, last = spec.lhs_layout.replace("n", "no"), max(map(spec.lhs_layout.index, spec.spatial))
+    axes, positions = spec.lhs_layout.replace("n", "no"), f"c{spec.spatial}"
     if spec.lhs_layout.endswith(spec.spatial):
         return axes.replace("0", "k0")
-    within = depthwise(spec) and spec.lhs_layout.startswith("c" + spec.spatial)
-    return f"{axes[: last + 1]}k{axes[last + 1 :]}" if within else f"k{axes}"
+    within = depthwise(spec) and axes.startswith(positions)
+    return f"{positions}k{axes.removeprefix(positions)}" if within else f"k{axes}"
 
 
 def kept_axes(spec: ConvSpec) -> str:
