@@ -13,7 +13,7 @@ from cases import CASES, EMPTY_CASES, WEIGHT_GRADIENT, WEIGHT_GRADIENT_3D, WEIGH
 from jax import lax
 
 from jaxgroupconv import LOWERINGS, plan
-from jaxgroupconv.lowerings import matmul, position_sums, weight_sums
+from jaxgroupconv.lowerings import matmul, position_sums, taps, weight_sums
 from jaxgroupconv.lowerings.block_sums import depthwise
 
 LEAST_ACCEPTED = {"feature_groups": 15}  # cases; a lowering that accepts fewer than 70 must say so here
@@ -26,6 +26,10 @@ def accepted(name, cases=CASES):
 
 def pairs(cases):
     return [pytest.param(name, case, id=f"{name}-{case}") for name in LOWERINGS for case in accepted(name, cases)]
+
+
+def one_channel_a_group(spec):
+    return spec.in_channels == spec.out_channels == 1 and not spec.short_output
 
 
 @functools.cache
@@ -77,6 +81,15 @@ def test_agrees_with_the_definition_on_random_cases(case):
     assert len(outs) >= 2
     for out in map(np.asarray, outs):
         assert_right(case, out)
+
+
+@pytest.mark.parametrize("case", [case for case in accepted("taps") if one_channel_a_group(case.spec)], ids=str)
+def test_depthwise_sums_of_one_tap_after_the_other(case, monkeypatch):
+    """As channel-last with kernels that are too large for the first cache."""
+    monkeypatch.setattr(taps, "KERNEL_BYTES", 1)
+    monkeypatch.setattr(taps, "LEAST_TAPS", 0)
+    monkeypatch.setattr(taps, "OPEN_TERMS", 0)
+    assert_right(case, run("taps", case, compiled=compiled.__wrapped__))
 
 
 @pytest.mark.parametrize(
@@ -263,3 +276,17 @@ def test_a_loop_over_slices_is_one_of_vector_loops_on_all_cores():
         spec = case.spec
         text = jax.jit(lambda x, w, spec=spec: LOWERINGS["taps"].lower(spec, x, w)).lower(*case.arrays()).compile().as_text()
         assert text.count(" while(") == 1 and re.search(r" call\([^\n]*to_apply=%fetch", text) and "small_call" not in text
+
+
+@pytest.mark.parametrize(
+    ("kernel", "channels", "parts"),
+    [((7, 7), 96, 1), ((7, 7), 192, 2), ((5, 5), 192, 1), ((31,), 256, 2), ((9, 9), 1024, 2), ((5, 5), 4096, 1)],
+)
+def test_the_kernel_of_a_long_depthwise_sum_stays_in_the_first_cache(kernel, channels, parts):
+    """Channel-last all of it is read again at each position. 9x9 is a loop over rows of the kernel, and these are in parts."""
+    layouts = ("NWC", "WIO", "NWC") if len(kernel) == 1 else ("NHWC", "HWIO", "NHWC")
+    padding = tuple((size // 2, size // 2) for size in kernel)
+    shapes = (1, *(2 * size for size in kernel), channels), (*kernel, 1, channels)
+    case = Case("long", *shapes, groups=channels, padding=padding, layouts=layouts)
+    text = jax.jit(functools.partial(LOWERINGS["taps"].lower, case.spec)).lower(*case.arrays()).as_text()
+    assert text.count("call @part_of_sum") == parts - 1

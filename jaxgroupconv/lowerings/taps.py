@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ MAX_TERMS = 64  # unrolled terms of one sum; beyond, XLA's fused loop degrades a
 LOOP_TERMS = 8  # least terms of one iteration: the result is read and written once in each
 LOOP_PRODUCTS = 128  # the same times the output channels where these are minor: less, and LLVM unrolls their loop into scalars
 CACHE_WAY, CACHE_LINE = 4096, 64  # bytes: addresses of the first cache that are so far apart share a set
+KERNEL_BYTES = 24 << 10  # of a depthwise sum, channel-last: read again at each position, it should stay in the first cache
+LEAST_TAPS = 3  # of a part of a sum whose kernel would take more
 SET_LINES = 5  # lines of the input that a set has room for, beside the kernel's: of eight
 LEAST_COLUMNS = 16  # of a row of which it pays to fill up the last vector
 LEAST_ROW = 7  # elements of a row that are enough for vectors, where channel-last there would be none
@@ -139,15 +142,48 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
     spec, lhs, rhs = _like_result(spec, lhs, rhs)
     rhs = lax.optimization_barrier(lax.convert_element_type(rhs, spec.compute_dtype))
     if terms > MAX_TERMS:
-        return _in_loop(spec, lhs, rhs)
+        return _in_loop(spec, lhs, rhs, alone)
     lhs = lax.convert_element_type(lhs, spec.compute_dtype)
     if _borders_apart(spec, lhs):
         return _by_region(spec, lhs, rhs)
     rhs = lax.reshape(apart(_flat)(rhs), rhs.shape) if scattered and alone else rhs
-    return total(_terms(spec, *_spaced(spec, lhs, rhs, math.prod(spec.window), terms)))
+    return _in_parts(spec, *_spaced(spec, lhs, rhs, math.prod(spec.window), terms), alone and terms > OPEN_TERMS)
 
 
-def _in_loop(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+def _in_parts(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool, *out: Array) -> Array:
+    """The sum of all terms, and of `out`; if the kernel is too large for the first cache, each part but the last is a call."""
+
+    def part(of_lhs: dict[str, slice], of_rhs: dict[str, slice]) -> Callable[..., Array]:
+        def part_of_sum(lhs: Array, rhs: Array, *out: Array) -> Array:
+            return total([*out, *_terms(spec, take(lhs, spec.lhs_layout, **of_lhs), take(rhs, spec.rhs_layout, **of_rhs))])
+
+        return part_of_sum
+
+    *before, last = itertools.starmap(part, _parts(spec, rhs) if alone else [({}, {})])
+    for part_of_sum in before:
+        out = (apart(part_of_sum)(lhs, rhs, *out),)
+    return last(lhs, rhs, *out)
+
+
+def _parts(spec: ConvSpec, rhs: Array) -> list[tuple[dict[str, slice], dict[str, slice]]]:
+    """For each part of a sum, what it takes of the input, and of the kernel: one part, unless depthwise and channel-last."""
+    counts = [rhs.shape[spec.rhs_layout.index(axis)] for axis in spec.spatial]
+    size, taps, parts = rhs.size * spec.compute_dtype.itemsize, math.prod(counts), [({}, {})]
+    wide = spec.in_channels * spec.out_channels > 1 or LEAST_TAPS * size > KERNEL_BYTES * taps
+    if wide or spec.out_layout.endswith(spec.spatial):
+        return parts
+    for i, (count, dilation) in enumerate(zip(counts, spec.rhs_dilation, strict=True)):
+        if size <= KERNEL_BYTES:
+            break
+        each = -(-count // -(-count // max(1, count * KERNEL_BYTES // size)))  # equal parts
+        size = size * each // count
+        starts = range(0, count, each)
+        slices = [({f"s{i}": slice(start * dilation, None)}, {f"s{i}": slice(start, start + each)}) for start in starts]
+        parts = [(of_lhs | x, of_rhs | w) for of_lhs, of_rhs in parts for x, w in slices]
+    return parts
+
+
+def _in_loop(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
     """The sums in a loop over some rows of the kernel and some channels, whose slices are converted one by one."""
     height, channels, minor = spec.window[0], spec.in_channels, spec.out_channels if spec.out_layout.endswith("o") else 1
     in_row, columns, last = math.prod(spec.window[1:]), spec.out_size[-1], spec.spatial[-1]
@@ -165,7 +201,7 @@ def _in_loop(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         return [lax.convert_element_type(x, spec.compute_dtype), take_at(rhs, spec.rhs_layout, c=(c, part), s0=(row, count))]
 
     def add(_: Any, out: Array, slices: list[Array], *_operands: Array) -> Array:
-        return total([out, *_terms(spec, *slices)])
+        return _in_parts(spec, *slices, alone, out)
 
     zeros = lax.full(spec.shape(spec.out_layout, spec.out_size), 0, spec.compute_dtype)
     out = loop_apart(channels // part * loops, fetch, add, zeros, lhs, rhs)
