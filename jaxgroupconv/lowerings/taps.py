@@ -34,7 +34,7 @@ from jaxgroupconv.lowerings.phases import by_phase
 from jaxgroupconv.spec import ConvSpec
 
 MAX_TERMS = 64  # unrolled terms of one sum; beyond, XLA's fused loop degrades and compiles slowly
-LOOP_TERMS = 8  # least terms of one iteration: the result is read and written once in each
+LOOP_TERMS = 16  # least terms of one iteration, which reads and writes the result once; half, where output channels are minor
 LOOP_PRODUCTS = 128  # the same times the output channels where these are minor: less, and LLVM unrolls their loop into scalars
 CACHE_WAY, CACHE_LINE = 4096, 64  # bytes: addresses of the first cache that are so far apart share a set
 KERNEL_BYTES = 24 << 10  # of a depthwise sum, channel-last: read again at each position, it should stay in the first cache
@@ -141,7 +141,7 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
     scattered = spec.in_channels > 1 and spec.out_layout.endswith("o") and not spec.rhs_layout.endswith("o")  # as in gradients
     spec, lhs, rhs = _like_result(spec, lhs, rhs)
     rhs = lax.optimization_barrier(lax.convert_element_type(rhs, spec.compute_dtype))
-    if terms > MAX_TERMS:
+    if terms > (2 * MAX_TERMS if alone and _in_cache(spec) else MAX_TERMS):
         return _in_loop(spec, lhs, rhs, alone)
     lhs = lax.convert_element_type(lhs, spec.compute_dtype)
     if _borders_apart(spec, lhs):
@@ -168,19 +168,24 @@ def _in_parts(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool, *out: Array) 
 def _parts(spec: ConvSpec, rhs: Array) -> list[tuple[dict[str, slice], dict[str, slice]]]:
     """For each part of a sum, what it takes of the input, and of the kernel: one part, unless depthwise and channel-last."""
     counts = [rhs.shape[spec.rhs_layout.index(axis)] for axis in spec.spatial]
-    size, taps, parts = rhs.size * spec.compute_dtype.itemsize, math.prod(counts), [({}, {})]
-    wide = spec.in_channels * spec.out_channels > 1 or LEAST_TAPS * size > KERNEL_BYTES * taps
-    if wide or spec.out_layout.endswith(spec.spatial):
+    taps, parts = math.prod(counts), [({}, {})]
+    most = min(MAX_TERMS, KERNEL_BYTES * taps // (rhs.size * spec.compute_dtype.itemsize))
+    if most < LEAST_TAPS or not _in_cache(spec):
         return parts
     for i, (count, dilation) in enumerate(zip(counts, spec.rhs_dilation, strict=True)):
-        if size <= KERNEL_BYTES:
+        if taps <= most:
             break
-        each = -(-count // -(-count // max(1, count * KERNEL_BYTES // size)))  # equal parts
-        size = size * each // count
+        each = -(-count // -(-count // max(1, count * most // taps)))  # equal parts
+        taps = taps * each // count
         starts = range(0, count, each)
         slices = [({f"s{i}": slice(start * dilation, None)}, {f"s{i}": slice(start, start + each)}) for start in starts]
         parts = [(of_lhs | x, of_rhs | w) for of_lhs, of_rhs in parts for x, w in slices]
     return parts
+
+
+def _in_cache(spec: ConvSpec) -> bool:
+    """Whether the kernel should stay in the first cache: depthwise, channel-last."""
+    return spec.in_channels == spec.out_channels == 1 and not spec.out_layout.endswith(spec.spatial)
 
 
 def _in_loop(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
@@ -188,7 +193,7 @@ def _in_loop(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
     height, channels, minor = spec.window[0], spec.in_channels, spec.out_channels if spec.out_layout.endswith("o") else 1
     in_row, columns, last = math.prod(spec.window[1:]), spec.out_size[-1], spec.spatial[-1]
     spec = _whole_vectors(spec)
-    least = max(LOOP_TERMS, LOOP_PRODUCTS // minor) if minor >= 4 else LOOP_TERMS
+    least = max(LOOP_TERMS // 2, LOOP_PRODUCTS // minor) if minor >= 4 else LOOP_TERMS
     part = next(c for c in range(1, channels + 1) if channels % c == 0 and (c * in_row >= least or c == channels))
     count = min(height, -(-least // (part * in_row)))
     reach = (spec.out_size[0] - 1) * spec.strides[0] + (count - 1) * spec.rhs_dilation[0] + 1
@@ -208,7 +213,7 @@ def _in_loop(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
     if rest:
         x = take(lhs, spec.lhs_layout, s0=slice((height - rest) * spec.rhs_dilation[0], None))
         x = lax.convert_element_type(x, spec.compute_dtype)
-        out = total([out, *_terms(spec, x, take(rhs, spec.rhs_layout, s0=slice(height - rest, None)))])
+        out = _in_parts(spec, x, take(rhs, spec.rhs_layout, s0=slice(height - rest, None)), alone, out)
     return take(out, spec.out_layout, **{f"s{last}": slice(0, columns)})
 
 
