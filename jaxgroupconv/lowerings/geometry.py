@@ -123,9 +123,16 @@ def pieces(array: Array, axes: str, letters: str, size: int = 1) -> list[Array]:
     return parts
 
 
-def spread(array: Array, shape: Sequence[int]) -> Array:
-    """Repeats axes of length one."""
-    return array if array.shape == tuple(shape) else lax.broadcast_in_dim(array, shape, range(len(shape)))
+def without(array: Array, axes: str, letters: str) -> Array:
+    """The array without these of its axes, whose length is one."""
+    dropped = [i for i, axis in enumerate(axes) if axis in letters]
+    return lax.squeeze(array, dropped) if dropped else array
+
+
+def spread(array: Array, axes: str, target: str, sizes: dict[str, int]) -> Array:
+    """Repeats the array along the axes of `target` that it lacks; along axes of length one XLA would take three operations."""
+    shape, places = [sizes[axis] for axis in target], [target.index(axis) for axis in axes]
+    return array if axes == target else lax.broadcast_in_dim(array, shape, places)
 
 
 def total(terms: Sequence[Array]) -> Array:

@@ -13,7 +13,7 @@ from jax import Array, lax
 
 from jaxgroupconv.lowerings.block_sums import blocks_summed, kept_axes, reduced, sums_layout, sums_size
 from jaxgroupconv.lowerings.calls import apart, loop_apart
-from jaxgroupconv.lowerings.geometry import put_at, spatial_slices, take, take_at
+from jaxgroupconv.lowerings.geometry import put_at, spatial_slices, take, take_at, without
 from jaxgroupconv.spec import ConvSpec
 
 SUMS_BYTES = 1 << 19  # least of the sums of as many positions as are computed at a time
@@ -59,11 +59,10 @@ def _at(spec: ConvSpec, positions: Any, lhs: Array, rhs: Array) -> Array:
     mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
 
     def sums(positions: Any, lhs: Array, rhs: Array) -> Array:
-        rhs = lax.convert_element_type(lax.expand_dims(rhs, [o]), spec.compute_dtype)
+        rhs = lax.convert_element_type(rhs, spec.compute_dtype)
         windows = lax.gather(lhs, positions, numbers, spec.shape(spec.lhs_layout, reach), mode=mode)
         windows = take(windows, axes, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
-        return blocks_summed(spec, windows, axes, rhs)
+        return blocks_summed(spec, windows, axes, rhs, rhs_axes)
 
-    o = spec.rhs_layout.index("o")
-    rhs = lax.squeeze(rhs, [o])  # again as it was given: or else it is copied for the call
-    return reduced(spec, apart(sums)(positions, lhs, rhs))
+    rhs, rhs_axes = without(rhs, spec.rhs_layout, "o"), spec.rhs_layout.replace("o", "")
+    return reduced(spec, apart(sums)(positions, lhs, rhs))  # rhs again as it was given: or else it is copied for the call

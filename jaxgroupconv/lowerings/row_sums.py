@@ -122,4 +122,4 @@ def _row(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 def _column(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The sums of blocks for one output position. Traced once for all positions."""
     window = take(lhs, spec.lhs_layout, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
-    return blocks_summed(spec, window, spec.lhs_layout, rhs)
+    return blocks_summed(spec, window, spec.lhs_layout, rhs, spec.rhs_layout)

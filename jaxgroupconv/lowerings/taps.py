@@ -29,6 +29,7 @@ from jaxgroupconv.lowerings.geometry import (
     take_at,
     total,
     widen,
+    without,
 )
 from jaxgroupconv.lowerings.phases import by_phase
 from jaxgroupconv.spec import ConvSpec
@@ -145,9 +146,10 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
         return _in_loop(spec, lhs, rhs, alone)
     lhs = lax.convert_element_type(lhs, spec.compute_dtype)
     if _borders_apart(spec, lhs):
-        return _by_region(spec, lhs, rhs)
+        return _by_region(spec, lhs, rhs, alone)
     rhs = lax.reshape(apart(_flat)(rhs), rhs.shape) if scattered and alone else rhs
-    return _in_parts(spec, *_spaced(spec, lhs, rhs, math.prod(spec.window), terms), alone and terms > OPEN_TERMS)
+    compute = _in_parts if terms > OPEN_TERMS else _sum
+    return compute(spec, *_spaced(spec, lhs, rhs, math.prod(spec.window), terms), alone)
 
 
 def _in_parts(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool, *out: Array) -> Array:
@@ -155,7 +157,8 @@ def _in_parts(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool, *out: Array) 
 
     def part(of_lhs: dict[str, slice], of_rhs: dict[str, slice]) -> Callable[..., Array]:
         def part_of_sum(lhs: Array, rhs: Array, *out: Array) -> Array:
-            return total([*out, *_terms(spec, take(lhs, spec.lhs_layout, **of_lhs), take(rhs, spec.rhs_layout, **of_rhs))])
+            lhs, rhs = take(lhs, spec.lhs_layout, **of_lhs), take(rhs, spec.rhs_layout, **of_rhs)
+            return _sum(spec, lhs, rhs, alone, *out)
 
         return part_of_sum
 
@@ -246,7 +249,7 @@ def _borders_apart(spec: ConvSpec, lhs: Array) -> bool:
     return spec.window[0] <= REGION_TERMS and not small
 
 
-def _by_region(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+def _by_region(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
     """The outputs that meet padding below, none, and padding above, each from the part of the input that it meets."""
     low, stride, reach = spec.padding[0][0], spec.strides[0], (spec.window[0] - 1) * spec.rhs_dilation[0]
     size, count, parts = spec.in_size[0], spec.out_size[0], []
@@ -257,7 +260,7 @@ def _by_region(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
             below, above = max(0, -first), max(0, last - size)
             part = dataclasses.replace(spec, in_size=(last - first - below - above,), padding=((below, above),))
             x = take(lhs, spec.lhs_layout, s0=slice(max(0, first), min(size, last)))
-            parts.append(total(_terms(part, pad(part, x), rhs)))
+            parts.append(_sum(part, pad(part, x), rhs, alone))
     return lax.concatenate(parts, spec.out_layout.index("0")) if len(parts) > 1 else parts[0]
 
 
@@ -299,26 +302,48 @@ def _like_result(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Arra
     return relaid, align(lhs, spec.lhs_layout, relaid.lhs_layout), align(rhs, spec.rhs_layout, relaid.rhs_layout)
 
 
-def _terms(spec: ConvSpec, lhs: Array, rhs: Array) -> list[Array]:
-    """For each channel and row of `rhs`, the sum of the products for its elements, in the layout of the result."""
-    rows = spec.spatial[:-1]
-    window, terms = [rhs.shape[spec.rhs_layout.index(axis)] for axis in rows], []
+def _sum(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool, *out: Array) -> Array:
+    """The sum of `out` and of the products for all channels and elements of `rhs`, in the layout of the result."""
+    rows, last, terms = spec.spatial[:-1], spec.spatial[-1], [*out]
+    window = [rhs.shape[spec.rhs_layout.index(axis)] for axis in rows]
     reach = [(size - 1) * stride + 1 for size, stride in zip(spec.out_size[:-1], spec.strides[:-1], strict=True)]
+    flat = alone and _row_axes(spec) == f"{last}go"
     for x, kernel in zip(pieces(lhs, spec.lhs_layout, "c"), pieces(rhs, spec.rhs_layout, "c"), strict=True):
         for row, w in zip(itertools.product(*map(range, window)), pieces(kernel, spec.rhs_layout, rows), strict=True):
             starts = [k * d for k, d in zip(row, spec.rhs_dilation[:-1], strict=True)]
             above = take(x, spec.lhs_layout, **spatial_slices(starts, reach, (1,) * len(reach)))
+            taps = w.shape[spec.rhs_layout.index(last)]
+            w = lax.reshape(w, [taps, w.size // taps]) if flat else without(w, spec.rhs_layout, "c" + rows)
             terms.append(_row_of_taps(spec, above, w))
-    return terms
+    return total(terms)
+
+
+def _row_axes(spec: ConvSpec) -> str:
+    """The axes of a row of the kernel."""
+    return "".join(axis for axis in spec.rhs_layout if axis in f"{spec.spatial[-1]}go")
 
 
 @shared
 def _row_of_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """The sum of the products for one row of the kernel. Traced once for all rows and channels."""
-    shape, terms = spec.shape(spec.out_layout, spec.out_size), []
-    for tap, w in enumerate(pieces(rhs, spec.rhs_layout, spec.spatial[-1])):
+    """The sum of the products for one row of the kernel, with `_row_axes` or g and o merged. Traced once for all rows.
+
+    XLA takes some 35 microseconds for each operation of a term, so these are few: operands lack the axes along which they are
+    repeated, and an element of a kernel with merged axes is a slice of one that is flat.
+    """
+    last, dropped = spec.spatial[-1], "co" if spec.out_channels == 1 else "c"
+    axes, x_axes, w_axes = spec.out_layout, spec.out_layout.replace("o", ""), _row_axes(spec)
+    axes, w_axes = ("".join(axis for axis in some if axis not in dropped) for some in (axes, w_axes))
+    lhs, sizes, terms = without(lhs, spec.lhs_layout, "c"), spec.sizes(spec.out_size), []
+    if rhs.ndim == 2:
+        taps, pitch = rhs.shape[0], rhs.shape[1] // spec.out_channels
+        flat = lax.reshape(rhs, [taps * pitch, spec.out_channels][: len(w_axes) - 1])
+        elements = [lax.slice_in_dim(flat, tap * pitch, tap * pitch + spec.groups) for tap in range(taps)]
+    else:
+        parts = pieces(without(rhs, _row_axes(spec), dropped), w_axes, last)
+        elements = [without(take(w, w_axes, g=slice(0, spec.groups)), w_axes, last) for w in parts]
+    for tap, w in enumerate(elements):
         starts = (*[0] * (spec.ndim - 1), tap * spec.rhs_dilation[-1])
-        x = take(lhs, spec.lhs_layout, g=slice(0, spec.groups), **spatial_slices(starts, spec.out_size, spec.strides))
-        w = take(w, spec.rhs_layout, g=slice(0, spec.groups))
-        terms.append(lax.mul(spread(x, shape), spread(w, shape)))
-    return total(terms)
+        x = take(lhs, x_axes, g=slice(0, spec.groups), **spatial_slices(starts, spec.out_size, spec.strides))
+        x, w = spread(x, x_axes, axes, sizes), spread(w, w_axes.replace(last, ""), axes, sizes)
+        terms.append(lax.mul(x, w))
+    return lax.reshape(total(terms), spec.shape(spec.out_layout, spec.out_size))
