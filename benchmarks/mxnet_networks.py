@@ -68,7 +68,7 @@ def main() -> None:
             head["load"] = os.getloadavg()[0]
             head["geometric mean speedup"] = {
                 kind: {mode: _geometric_mean(measurements, mode, depthwise) for mode in options.modes}
-                for kind, depthwise in (("networks measured", False), ("with depthwise convolutions", True))
+                for kind, depthwise in (("all networks", False), ("with depthwise convolutions", True))
             }
             timing.write(options.out, head, measurements)
     for worker in workers.values():
@@ -182,7 +182,8 @@ def _check_gradients(exact: dict[str, np.ndarray], others: dict[str, dict[str, n
 
     In float32 alone the two cannot be compared: BatchNorm over the handful of values of a small map divides by deviations near
     zero, and both sides can be percents away from the truth. So MXNet has to agree in float64, or, where its operators for
-    float64 are wrong (PReLU's gradient of gamma), in float32; and float32 may cost us up to four times what it costs MXNet.
+    float64 are wrong (PReLU's gradient of gamma, by 0.7 of it), in float32 to a part in a hundred; and float32 may cost us up to
+    four times what it costs MXNet.
 
     Args:
       exact: ours in float64.
@@ -197,7 +198,7 @@ def _check_gradients(exact: dict[str, np.ndarray], others: dict[str, dict[str, n
     def far(side: str, key: str) -> float:
         return float(np.abs(others[side][key].ravel() - exact[key].ravel()).max() / max(np.abs(exact[key]).max(), floor))
 
-    if strangers := [key for key in exact if min(far("mxnet", key), far("mxnet float64", key)) > 1e-3]:
+    if strangers := [key for key in exact if far("mxnet float64", key) > 1e-3 and far("mxnet", key) > 1e-2]:
         raise AssertionError(f"{name}: MXNet has other gradients of {', '.join(strangers)}")
 
     def flat(grads: dict[str, np.ndarray]) -> np.ndarray:
@@ -216,11 +217,15 @@ def _check(ours: np.ndarray, theirs: np.ndarray, what: str, share: float = 2e-3)
         raise AssertionError(f"{what}: differs by {np.abs(ours - theirs).max()}, and no more than {tolerance} is allowed")
 
 
-def _geometric_mean(measurements: list[dict[str, Any]], mode: str, depthwise: bool) -> float:
-    """Over the networks that MXNet runs with its fast operators: the others would flatter us."""
-    counted = [m for m in measurements if m["mode"] == mode and m["mxnet operators"] == "oneDNN"]
-    logs = [math.log(m["speedup"]) for m in counted if m["depthwise"] or not depthwise]
-    return round(math.exp(sum(logs) / len(logs)), 3) if logs else math.nan
+def _geometric_mean(measurements: list[dict[str, Any]], mode: str, depthwise: bool) -> dict[str, float]:
+    """Over all networks; and over those alone that MXNet runs with its fast operators, since the others may flatter us."""
+    counted = [m for m in measurements if m["mode"] == mode and (m["depthwise"] or not depthwise)]
+    fast = [m for m in counted if m["mxnet operators"] == "oneDNN"]
+    return {name: _mean([m["speedup"] for m in some]) for name, some in (("any operators", counted), ("oneDNN", fast))}
+
+
+def _mean(speedups: list[float]) -> float:
+    return round(math.exp(sum(map(math.log, speedups)) / len(speedups)), 3) if speedups else math.nan
 
 
 def _line(m: dict[str, Any]) -> str:
