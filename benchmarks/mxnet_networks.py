@@ -182,7 +182,7 @@ def _check_gradients(exact: dict[str, np.ndarray], others: dict[str, dict[str, n
 
     In float32 alone the two cannot be compared: BatchNorm over the handful of values of a small map divides by deviations near
     zero, and both sides can be percents away from the truth. So MXNet has to agree in float64, or, where its operators for
-    float64 are wrong (PReLU's gradient of gamma, by 0.7 of it), in float32 to a part in a hundred; and float32 may cost us up to
+    float64 are wrong (PReLU's gradient of gamma, by 0.7), in float32 to a part in a hundred; and float32 may cost us up to
     four times what it costs MXNet.
 
     Args:
