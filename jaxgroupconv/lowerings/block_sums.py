@@ -8,11 +8,11 @@ import math
 
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.geometry import align, contract, divisor, pieces, spread, total, widen, without
+from jaxgroupconv.lowerings.geometry import align, contract, divisor, pieces, spread, take, total, widen, without
 from jaxgroupconv.spec import ConvSpec
 
 ROW_TERMS = 8  # products added up elementwise before a reduction
-MORE_ROW_TERMS = 14  # where the window is minor or the channels are wide; XLA does not fuse a gather with more than 15 slices
+MORE_ROW_TERMS = 14  # of depthwise ones, a minor window, or wide channels; XLA does not fuse a gather with more than 15 slices
 
 FEW = 14  # sums that are left after the first product, and added up elementwise: another one would be one more kernel
 
@@ -23,11 +23,21 @@ def depthwise(spec: ConvSpec) -> bool:
 
 
 def block(spec: ConvSpec) -> tuple[int, int]:
-    """The items of c and the rows of a block, such that there are about `ROW_TERMS` blocks, or some more."""
-    more = spec.lhs_layout.endswith(spec.spatial) or spec.batch * spec.out_channels > 16 * 16
+    """The items of c and the rows of a block, such that there are about `ROW_TERMS` blocks, or some more.
+
+    A block's rows are as far apart as there are blocks of them: the terms of a sum are neighbours, which read much of the same.
+    So a depthwise one has blocks of rows before it has blocks of items.
+    """
+    items, height = spec.in_channels, spec.window[0]
+    more = depthwise(spec) or spec.lhs_layout.endswith(spec.spatial) or spec.batch * spec.out_channels > 16 * 16
     most = MORE_ROW_TERMS if more else ROW_TERMS
-    parts = divisor(spec.in_channels, most)
-    return spec.in_channels // parts, -(-spec.window[0] // _even(spec.window[0], max(1, most // parts)))
+    if depthwise(spec):
+        of_rows = _even(height, most)
+        of_items = divisor(items, max(1, most // of_rows))
+    else:
+        of_items = divisor(items, most)
+        of_rows = _even(height, max(1, most // of_items))
+    return items // of_items, -(-height // of_rows)
 
 
 def sums_layout(spec: ConvSpec) -> str:
@@ -60,8 +70,8 @@ def sums_size(spec: ConvSpec) -> int:
 def blocks_summed(spec: ConvSpec, windows: Array, windows_axes: str, rhs: Array, rhs_axes: str) -> Array:
     """The products of windows of the input and `rhs`, one block added to the other, in the layout of `sums_layout`."""
     axes, (items, rows) = sums_layout(spec), block(spec)
-    count = windows.shape[windows_axes.index("k")] if "k" in windows_axes else 1
-    sizes = spec.sizes(spec.window) | {"k": count, "c": items, "0": rows}
+    positions = windows.shape[windows_axes.index("k")] if "k" in windows_axes else 1
+    sizes, count = spec.sizes(spec.window) | {"k": positions, "c": items, "0": rows}, -(-spec.window[0] // rows)
     # Of windows that are a gather, as of a depthwise one, one of length one stays: dropped, they take 1.2 to 1.7 times as long.
     kept = axes if depthwise(spec) else "".join(axis for axis in axes if axis in "c0" or sizes[axis] > 1)
 
@@ -70,7 +80,8 @@ def blocks_summed(spec: ConvSpec, windows: Array, windows_axes: str, rhs: Array,
         own = "".join(axis for axis in axes if axis in kept)
         axes = "".join(axis for axis in kept if axis in own or sizes[axis] == 1)
         array = align(array, own, axes)
-        parts = [part for some in pieces(array, axes, "c", items) for part in pieces(some, axes, "0", rows)]
+        of_items = pieces(array, axes, "c", items)
+        parts = [take(some, axes, s0=slice(i, None, count)) for some in of_items for i in range(count)]
         parts = [widen(part, axes, s0=(0, rows - part.shape[axes.index("0")])) for part in parts]
         return [spread(part, axes, kept, sizes) for part in parts]
 
