@@ -35,7 +35,7 @@ def _thin_dense_products(spec: ConvSpec) -> bool:
 
 def _thin_dense_sums(spec: ConvSpec) -> bool:
     few = spec.out_channels <= 16
-    most = 64 if few or not _channel_last(spec) else 32
+    most = 64 if few else 32
     plain = spec.ndim == 2 and (_channel_last(spec) or not _strided(spec))
     return _thin_dense(spec) and spec.in_channels * math.prod(spec.window) <= most and (plain or few)
 
@@ -212,7 +212,7 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         lambda spec: spec.groups == 1 and _thin_dense_sums(spec),
         "taps",
-        "one group of at most 64 terms, in 2-D channel-last (32 of more than 16 output channels) or unstrided, or with at most "
+        "one group of at most 64 terms (32 of more than 16 output channels), in 2-D channel-last or unstrided, or with at most "
         "16 output channels: sums over the kernel's taps",
     ),
     (

@@ -80,7 +80,7 @@ def test_weight_gradients_that_lax_is_slow_at_are_planned(shape):
     assert dw.plan.name != "native", f"{dw.spec}: {dw.plan.reason}"
 
 
-@pytest.mark.parametrize("kernel", [(64, 64, 3, 3), (64, 3, 7, 7), (64, 16, 3, 3)], ids=str)
+@pytest.mark.parametrize("kernel", [(64, 64, 3, 3), (64, 3, 7, 7), (64, 16, 3, 3), (24, 6, 3, 3)], ids=str)
 def test_a_dense_convolution_is_left_to_lax(kernel):
     assert plan(Case("", (1, kernel[1], 56, 56), kernel).spec, "cpu").name == "native"
 

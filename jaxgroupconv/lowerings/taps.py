@@ -187,8 +187,12 @@ def _parts(spec: ConvSpec, rhs: Array) -> list[tuple[dict[str, slice], dict[str,
 
 
 def _in_cache(spec: ConvSpec) -> bool:
-    """Whether the kernel should stay in the first cache: depthwise, channel-last."""
-    return spec.in_channels == spec.out_channels == 1 and not spec.out_layout.endswith(spec.spatial)
+    """Whether the kernel should stay in the first cache: depthwise, channel-last; not where sums are wider than the operands.
+
+    These would take too much memory: besides the padded input there is the sum of a part, and that of the one before.
+    """
+    narrow = spec.lhs_dtype != spec.compute_dtype
+    return spec.in_channels == spec.out_channels == 1 and not spec.out_layout.endswith(spec.spatial) and not narrow
 
 
 def _in_loop(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
