@@ -13,7 +13,7 @@ from cases import CASES, EMPTY_CASES, WEIGHT_GRADIENT, WEIGHT_GRADIENT_3D, WEIGH
 from jax import lax
 
 from jaxgroupconv import LOWERINGS, plan
-from jaxgroupconv.lowerings import matmul, position_sums, taps, weight_sums
+from jaxgroupconv.lowerings import matmul, position_sums, tap_sums, taps, weight_sums
 from jaxgroupconv.lowerings.block_sums import depthwise
 
 LEAST_ACCEPTED = {"feature_groups": 15}  # cases; a lowering that accepts fewer than 70 must say so here
@@ -86,8 +86,8 @@ def test_agrees_with_the_definition_on_random_cases(case):
 @pytest.mark.parametrize("case", [case for case in accepted("taps") if one_channel_a_group(case.spec)], ids=str)
 def test_depthwise_sums_of_one_tap_after_the_other(case, monkeypatch):
     """As channel-last with kernels that are too large for the first cache."""
-    monkeypatch.setattr(taps, "KERNEL_BYTES", 1)
-    monkeypatch.setattr(taps, "LEAST_TAPS", 0)
+    monkeypatch.setattr(tap_sums, "KERNEL_BYTES", 1)
+    monkeypatch.setattr(tap_sums, "LEAST_TAPS", 0)
     monkeypatch.setattr(taps, "OPEN_TERMS", 0)
     assert_right(case, run("taps", case, compiled=compiled.__wrapped__))
 
