@@ -18,13 +18,13 @@ KERNEL_BYTES = 24 << 10  # of a depthwise sum, channel-last: read again at each 
 LEAST_TAPS = 3  # of a part of a sum whose kernel would take more
 
 
-def in_parts(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool, *out: Array) -> Array:
+def in_parts(spec: ConvSpec, lhs: Array, rhs: Array, *out: Array, alone: bool) -> Array:
     """The sum of all terms, and of `out`; if the kernel is too large for the first cache, each part but the last is a call."""
 
     def part(of_lhs: dict[str, slice], of_rhs: dict[str, slice]) -> Callable[..., Array]:
         def part_of_sum(lhs: Array, rhs: Array, *out: Array) -> Array:
             lhs, rhs = take(lhs, spec.lhs_layout, **of_lhs), take(rhs, spec.rhs_layout, **of_rhs)
-            return sum_of_taps(spec, lhs, rhs, alone, *out)
+            return sum_of_taps(spec, lhs, rhs, *out, alone=alone)
 
         return part_of_sum
 
@@ -61,7 +61,7 @@ def in_cache(spec: ConvSpec) -> bool:
     return spec.in_channels == spec.out_channels == 1 and not spec.out_layout.endswith(spec.spatial) and not narrow
 
 
-def sum_of_taps(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool, *out: Array) -> Array:
+def sum_of_taps(spec: ConvSpec, lhs: Array, rhs: Array, *out: Array, alone: bool) -> Array:
     """The sum of `out` and of the products for all channels and elements of `rhs`, in the layout of the result."""
     rows, last, terms = spec.spatial[:-1], spec.spatial[-1], [*out]
     window = [rhs.shape[spec.rhs_layout.index(axis)] for axis in rows]

@@ -16,15 +16,7 @@ from jax import Array, lax
 
 from jaxgroupconv.lowerings import weight_sums
 from jaxgroupconv.lowerings.calls import OPEN_TERMS, apart, loop_apart
-from jaxgroupconv.lowerings.geometry import (
-    VECTOR,
-    align,
-    crop,
-    pad,
-    take,
-    take_at,
-    widen,
-)
+from jaxgroupconv.lowerings.geometry import VECTOR, align, crop, pad, take, take_at, widen
 from jaxgroupconv.lowerings.phases import by_phase
 from jaxgroupconv.lowerings.tap_sums import MAX_TERMS, in_cache, in_parts, sum_of_taps
 from jaxgroupconv.spec import ConvSpec
@@ -141,7 +133,7 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
         return _by_region(spec, lhs, rhs, alone)
     rhs = lax.reshape(apart(_flat)(rhs), rhs.shape) if scattered and alone else rhs
     compute = in_parts if terms > OPEN_TERMS else sum_of_taps
-    return compute(spec, *_spaced(spec, lhs, rhs, math.prod(spec.window), terms), alone)
+    return compute(spec, *_spaced(spec, lhs, rhs, math.prod(spec.window), terms), alone=alone)
 
 
 def _in_loop(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
@@ -162,14 +154,14 @@ def _in_loop(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
         return [lax.convert_element_type(x, spec.compute_dtype), take_at(rhs, spec.rhs_layout, c=(c, part), s0=(row, count))]
 
     def add(_: Any, out: Array, slices: list[Array], *_operands: Array) -> Array:
-        return in_parts(spec, *slices, alone, out)
+        return in_parts(spec, *slices, out, alone=alone)
 
     zeros = lax.full(spec.shape(spec.out_layout, spec.out_size), 0, spec.compute_dtype)
     out = loop_apart(channels // part * loops, fetch, add, zeros, lhs, rhs)
     if rest:
         x = take(lhs, spec.lhs_layout, s0=slice((height - rest) * spec.rhs_dilation[0], None))
         x = lax.convert_element_type(x, spec.compute_dtype)
-        out = in_parts(spec, x, take(rhs, spec.rhs_layout, s0=slice(height - rest, None)), alone, out)
+        out = in_parts(spec, x, take(rhs, spec.rhs_layout, s0=slice(height - rest, None)), out, alone=alone)
     return take(out, spec.out_layout, **{f"s{last}": slice(0, columns)})
 
 
@@ -213,7 +205,7 @@ def _by_region(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
             below, above = max(0, -first), max(0, last - size)
             part = dataclasses.replace(spec, in_size=(last - first - below - above,), padding=((below, above),))
             x = take(lhs, spec.lhs_layout, s0=slice(max(0, first), min(size, last)))
-            parts.append(sum_of_taps(part, pad(part, x), rhs, alone))
+            parts.append(sum_of_taps(part, pad(part, x), rhs, alone=alone))
     return lax.concatenate(parts, spec.out_layout.index("0")) if len(parts) > 1 else parts[0]
 
 
