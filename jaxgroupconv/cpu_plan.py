@@ -44,7 +44,7 @@ def _dense_pointwise(spec: ConvSpec) -> bool:
     """One group and a kernel of size one; where the kernel has to be transposed, it is a small part of the operands."""
     positions, channels = spec.batch * math.prod(spec.out_size), spec.in_channels + spec.out_channels
     moved = 4 * spec.in_channels * spec.out_channels if _gathered(spec) else 0
-    enough = positions >= (16 if spec.batch == 1 or _channel_last(spec) else 32 * spec.batch)
+    enough = positions >= (4 if spec.batch == 1 or _channel_last(spec) else 32 * spec.batch)
     return _pointwise(spec) and enough and positions * channels >= moved
 
 
@@ -218,7 +218,7 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         lambda spec: spec.groups == 1 and _dense_pointwise(spec),
         "matmul",
-        "one group, a kernel of size one, at least 16 positions (several items, channel-first: 32 each): a matrix product",
+        "one group, a kernel of size one, at least 4 positions (several items, channel-first: 32 each): a matrix product",
     ),
     (
         _volumetric_sums,

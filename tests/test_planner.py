@@ -88,6 +88,8 @@ def test_a_dense_convolution_is_left_to_lax(kernel):
 def test_a_dense_kernel_of_size_one_is_a_product():
     assert [entry.plan.name for entry in entries(8, 64, 14, 32, 1, 1, 1)] == ["matmul"] * 3
     assert [entry.plan.name for entry in entries(8, 64, 4, 32, 1, 1, 1)] == ["native", "native", "matmul"]
+    forward, dx, _ = entries(1, 64, 2, 64, 1, 1, 1)  # the gradient's kernel is moved, which few positions are not worth
+    assert (forward.plan.name, dx.plan.name) == ("matmul", "native")
 
 
 def test_a_depthwise_kernel_of_size_one_is_left_to_lax():
