@@ -72,7 +72,7 @@ def blocks_summed(spec: ConvSpec, windows: Array, windows_axes: str, rhs: Array,
     axes, (items, rows) = sums_layout(spec), block(spec)
     positions = windows.shape[windows_axes.index("k")] if "k" in windows_axes else 1
     sizes, count = spec.sizes(spec.window) | {"k": positions, "c": items, "0": rows}, -(-spec.window[0] // rows)
-    # Of windows that are a gather, as of a depthwise one, one of length one stays: dropped, they take 1.2 to 1.7 times as long.
+    # The windows of a depthwise one are a gather: without their axes of length one, it takes 1.2 to 1.7 times as long.
     kept = axes if depthwise(spec) else "".join(axis for axis in axes if axis in "c0" or sizes[axis] > 1)
 
     def blocks(array: Array, axes: str) -> list[Array]:
