@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import math
 import os
 import pathlib
 import statistics
@@ -26,6 +25,7 @@ import jax
 import numpy as np
 
 from benchmarks import machine, timing
+from benchmarks.report import geometric_mean
 from benchmarks.worker import Worker, sample
 from jaxgroupconv import mxnet
 from jaxgroupconv.mxnet.checkpoint import load_params
@@ -221,11 +221,10 @@ def _geometric_mean(measurements: list[dict[str, Any]], mode: str, depthwise: bo
     """Over all networks; and over those alone that MXNet runs with its fast operators, since the others may flatter us."""
     counted = [m for m in measurements if m["mode"] == mode and (m["depthwise"] or not depthwise)]
     fast = [m for m in counted if m["mxnet operators"] == "oneDNN"]
-    return {name: _mean([m["speedup"] for m in some]) for name, some in (("any operators", counted), ("oneDNN", fast))}
-
-
-def _mean(speedups: list[float]) -> float:
-    return round(math.exp(sum(map(math.log, speedups)) / len(speedups)), 3) if speedups else math.nan
+    return {
+        name: round(geometric_mean(m["speedup"] for m in some), 3)
+        for name, some in (("any operators", counted), ("oneDNN", fast))
+    }
 
 
 def _line(m: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from jaxgroupconv.lowerings.geometry import pieces, spatial_slices, spread, take
 from jaxgroupconv.spec import ConvSpec
 
 MAX_TERMS = 64  # unrolled terms of one sum; beyond, XLA's fused loop degrades and compiles slowly
+MAX_TERMS_IN_PARTS = 128  # of all parts of a sum together; more take long to compile
 KERNEL_BYTES = 24 << 10  # of a depthwise sum, channel-last: read again at each position, it should stay in the first cache
 LEAST_TAPS = 3  # of a part of a sum whose kernel would take more
 
@@ -89,16 +90,15 @@ def _row_of_taps(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     XLA takes some 35 microseconds for each operation of a term, so these are few: operands lack the axes along which they are
     repeated, and an element of a kernel with merged axes is a slice of one that is flat.
     """
-    last, dropped = spec.spatial[-1], "co" if spec.out_channels == 1 else "c"
-    axes, x_axes, w_axes = spec.out_layout, spec.out_layout.replace("o", ""), _row_axes(spec)
-    axes, w_axes = ("".join(axis for axis in some if axis not in dropped) for some in (axes, w_axes))
+    last, one = spec.spatial[-1], "o" if spec.out_channels == 1 else ""
+    axes, x_axes, w_axes = spec.out_layout.replace(one, ""), spec.out_layout.replace("o", ""), _row_axes(spec).replace(one, "")
     lhs, sizes, terms = without(lhs, spec.lhs_layout, "c"), spec.sizes(spec.out_size), []
     if rhs.ndim == 2:
         taps, pitch = rhs.shape[0], rhs.shape[1] // spec.out_channels
         flat = lax.reshape(rhs, [taps * pitch, spec.out_channels][: len(w_axes) - 1])
         elements = [lax.slice_in_dim(flat, tap * pitch, tap * pitch + spec.groups) for tap in range(taps)]
     else:
-        parts = pieces(without(rhs, _row_axes(spec), dropped), w_axes, last)
+        parts = pieces(without(rhs, _row_axes(spec), one), w_axes, last)
         elements = [without(take(w, w_axes, g=slice(0, spec.groups)), w_axes, last) for w in parts]
     for tap, w in enumerate(elements):
         starts = (*[0] * (spec.ndim - 1), tap * spec.rhs_dilation[-1])

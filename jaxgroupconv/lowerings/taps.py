@@ -18,7 +18,7 @@ from jaxgroupconv.lowerings import weight_sums
 from jaxgroupconv.lowerings.calls import OPEN_TERMS, apart, loop_apart
 from jaxgroupconv.lowerings.geometry import VECTOR, align, crop, pad, take, take_at, widen
 from jaxgroupconv.lowerings.phases import by_phase
-from jaxgroupconv.lowerings.tap_sums import MAX_TERMS, in_cache, in_parts, sum_of_taps
+from jaxgroupconv.lowerings.tap_sums import MAX_TERMS, MAX_TERMS_IN_PARTS, in_cache, in_parts, sum_of_taps
 from jaxgroupconv.spec import ConvSpec
 
 LOOP_TERMS = 16  # least terms of one iteration, which reads and writes the result once; half, where output channels are minor
@@ -126,7 +126,7 @@ def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
     scattered = spec.in_channels > 1 and spec.out_layout.endswith("o") and not spec.rhs_layout.endswith("o")  # as in gradients
     spec, lhs, rhs = _like_result(spec, lhs, rhs)
     rhs = lax.optimization_barrier(lax.convert_element_type(rhs, spec.compute_dtype))
-    if terms > (2 * MAX_TERMS if alone and in_cache(spec) else MAX_TERMS):
+    if terms > (MAX_TERMS_IN_PARTS if alone and in_cache(spec) else MAX_TERMS):
         return _in_loop(spec, lhs, rhs, alone)
     lhs = lax.convert_element_type(lhs, spec.compute_dtype)
     if _borders_apart(spec, lhs):
