@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgroupconv.lowerings import feature_groups, matmul, native, per_group, taps
+from jaxgroupconv.lowerings import feature_groups, matmul, native, onednn, per_group, taps
 from jaxgroupconv.lowerings.geometry import crop
 from jaxgroupconv.spec import ConvSpec
 
@@ -81,6 +81,7 @@ _INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64
 LOWERINGS: dict[str, Lowering] = {
     name: Lowering(name, module.why_not, module.lower, getattr(module, "lower_shared", None))
     for name, module in {
+        "onednn": onednn,
         "taps": taps,
         "matmul": matmul,
         "per_group": per_group,
