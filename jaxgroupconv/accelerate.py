@@ -27,8 +27,9 @@ def accelerate(implementation: Any = "auto") -> Any:
     one holds. Of a decorated generator or async function, each step runs inside, and nothing holds while it waits.
 
     Args:
-      implementation: `"auto"`, the planner; the name of a lowering, used for every convolution that it accepts, with the
-        planner's choice elsewhere; `"native"`, lax's own lowering everywhere.
+      implementation: `"auto"`, the planner; `"portable"`, the planner without calls of oneDNN's kernels, so that XLA can store
+        what it compiles; the name of a lowering, used for every convolution that it accepts, with the planner's choice
+        elsewhere; `"native"`, lax's own lowering everywhere.
 
     Returns:
       A context manager that decorates functions, or, used bare, the decorated function.

@@ -7,7 +7,7 @@ from jaxgroupconv import cpu_plan
 from jaxgroupconv.lowerings import LOWERINGS, not_understood
 from jaxgroupconv.spec import ConvSpec
 
-IMPLEMENTATIONS = ("auto", *LOWERINGS)
+IMPLEMENTATIONS = ("auto", "portable", *LOWERINGS)
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
@@ -25,11 +25,11 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=4096)
-def plan(spec: ConvSpec, platform: str) -> Plan:
-    """The lowering that is used under `implementation="auto"`.
+def plan(spec: ConvSpec, platform: str, kernels: bool = False) -> Plan:
+    """The lowering that is used under `implementation="portable"`, or, with kernels, under `"auto"` where there are any.
 
     Nothing is measured and no device is touched: the same spec has the same plan everywhere. On `cpu` it is the first line that
-    applies and whose lowering does not refuse:
+    applies and whose lowering does not refuse, without kernels the first that is not `onednn`:
 
     {rules}
 
@@ -38,6 +38,7 @@ def plan(spec: ConvSpec, platform: str) -> Plan:
     Args:
       spec: the convolution.
       platform: `cpu`, `cuda`, `rocm` or `tpu`: the platform that is lowered for.
+      kernels: whether oneDNN's kernels may be called, which jaxlib holds on x86-64.
 
     Returns:
       The plan, with the reason for it.
@@ -52,23 +53,29 @@ def plan(spec: ConvSpec, platform: str) -> Plan:
     if (refusal := not_understood(spec)) is not None:
         return Plan("native", refusal)
     for applies, name, reason in cpu_plan.RULES:
-        if applies(spec) and LOWERINGS[name].why_not(spec) is None:
+        if (kernels or name != "onednn") and applies(spec) and LOWERINGS[name].why_not(spec) is None:
             return Plan(name, reason)
     return Plan("native", "every other lowering refuses")
 
 
-def choose(spec: ConvSpec, implementation: str, platform: str, partitioned: bool = False) -> Plan:
+def choose(
+    spec: ConvSpec, implementation: str, platform: str, partitioned: bool = False, exported: bool = False
+) -> Plan:
     """The lowering that is used under any `implementation`: a forced name where it accepts the spec, the plan elsewhere.
 
-    Where XLA shares a program out among devices (`partitioned`), a plan that would gather their shards is replaced.
+    Where XLA shares a program out among devices (`partitioned`), a plan that would gather their shards is replaced. There, and
+    where the program is for another process (`exported`), nothing is planned that XLA cannot look into.
     """
-    if implementation == "auto":
-        chosen = plan(spec, platform)
-    elif (refusal := LOWERINGS[implementation].why_not(spec)) is None:
-        return Plan(implementation, "asked for")
+    if partitioned or exported or implementation == "portable" or platform != "cpu":
+        closed = "an exported, shared or portable program holds no calls of kernels"
     else:
-        planned = plan(spec, platform)
-        chosen = Plan(planned.name, f"{implementation} refuses: {refusal}; {planned.reason}")
+        closed = LOWERINGS["onednn"].unavailable()
+    chosen = plan(spec, platform, kernels=closed is None)
+    if implementation in LOWERINGS:
+        refusal = LOWERINGS[implementation].why_not(spec) or (closed if implementation == "onednn" else None)
+        if refusal is None:
+            return Plan(implementation, "asked for")
+        chosen = Plan(chosen.name, f"{implementation} refuses: {refusal}; {chosen.reason}")
     return _without_gathering(spec, chosen) if partitioned and chosen.name != "native" else chosen
 
 

@@ -96,7 +96,8 @@ def _planned(
     if (spec := ConvSpec.from_equation(x, w, out, params)) is None:
         return None
     devices = _devices(axes)
-    name = choose(spec, implementation, platform, devices > 1).name
+    exported = getattr(getattr(ctx.module_context, "lowering_parameters", None), "for_export", True)
+    name = choose(spec, implementation, platform, devices > 1, exported).name
     if name == "native" and all(p >= 0 for pair in spec.padding for p in pair):
         return None
     kept = platform == "cpu" and devices == 1 and worthwhile(name, spec)

@@ -27,12 +27,17 @@ class Lowering:
     _why_not: Callable[[ConvSpec], str | None]
     _lower: Callable[[ConvSpec, Array, Array], Array]
     _lower_shared: Callable[[ConvSpec, Array, Array], Array] | None = None
+    _unavailable: Callable[[], str | None] = lambda: None
 
     def why_not(self, spec: ConvSpec) -> str | None:
         """The reason for which this lowering refuses the spec, or None if it computes it."""
         if self.name == "native":
             return None
         return not_understood(spec) or self._why_not(spec)
+
+    def unavailable(self) -> str | None:
+        """The reason for which this process cannot compute anything in this way, or None."""
+        return self._unavailable()
 
     def lower(self, spec: ConvSpec, lhs: Array, rhs: Array, *, shared: bool = False) -> Array:
         """Computes the convolution, strictly in this way.
@@ -47,9 +52,9 @@ class Lowering:
           The result, of shape `spec.out_shape` and dtype `spec.out_dtype`.
 
         Raises:
-          NotImplementedError: the lowering refuses the spec; the message says why.
+          NotImplementedError: the lowering refuses the spec, or is not available; the message says why.
         """
-        if (reason := self.why_not(spec)) is not None:
+        if (reason := self.why_not(spec) or self.unavailable()) is not None:
             raise NotImplementedError(f"The lowering {self.name!r} refuses [{spec}]: {reason}.")
         cropped, lhs = crop(spec, lhs)
         if 0 in cropped.lhs_shape and 0 not in spec.lhs_shape:  # nothing but padding is left
@@ -79,7 +84,9 @@ def _is_real(dtype) -> bool:
 _INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 LOWERINGS: dict[str, Lowering] = {
-    name: Lowering(name, module.why_not, module.lower, getattr(module, "lower_shared", None))
+    name: Lowering(
+        name, module.why_not, module.lower, getattr(module, "lower_shared", None), getattr(module, "unavailable", lambda: None)
+    )
     for name, module in {
         "onednn": onednn,
         "taps": taps,
