@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 
-from jaxgroupconv import cpu_plan
+from jaxgroupconv import cpu_plan, kernel_plan
 from jaxgroupconv.lowerings import LOWERINGS, not_understood
 from jaxgroupconv.spec import ConvSpec
 
@@ -29,7 +29,7 @@ def plan(spec: ConvSpec, platform: str, kernels: bool = False) -> Plan:
     """The lowering that is used under `implementation="portable"`, or, with kernels, under `"auto"` where there are any.
 
     Nothing is measured and no device is touched: the same spec has the same plan everywhere. On `cpu` it is the first line that
-    applies and whose lowering does not refuse, without kernels the first that is not `onednn`:
+    applies and whose lowering does not refuse, without kernels the first of the others than `onednn`:
 
     {rules}
 
@@ -52,8 +52,8 @@ def plan(spec: ConvSpec, platform: str, kernels: bool = False) -> Plan:
         return Plan("native", f"nothing is measured on {platform} yet")
     if (refusal := not_understood(spec)) is not None:
         return Plan("native", refusal)
-    for applies, name, reason in cpu_plan.RULES:
-        if (kernels or name != "onednn") and applies(spec) and LOWERINGS[name].why_not(spec) is None:
+    for applies, name, reason in (kernel_plan.RULES if kernels else ()) + cpu_plan.RULES:
+        if applies(spec) and LOWERINGS[name].why_not(spec) is None:
             return Plan(name, reason)
     return Plan("native", "every other lowering refuses")
 
@@ -91,5 +91,5 @@ def _without_gathering(spec: ConvSpec, chosen: Plan) -> Plan:
 
 
 plan.__doc__ = (plan.__doc__ or "").format(
-    rules="\n    ".join(f"{i}. {reason} -> `{name}`" for i, (_, name, reason) in enumerate(cpu_plan.RULES, 1))
+    rules="\n    ".join(f"{i}. {reason} -> `{name}`" for i, (_, name, reason) in enumerate(kernel_plan.RULES + cpu_plan.RULES, 1))
 )
