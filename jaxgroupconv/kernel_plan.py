@@ -30,7 +30,8 @@ def _depthwise(spec: ConvSpec) -> bool:
     reach = max((size - 1) * step for size, step in zip(spec.window, spec.rhs_dilation, strict=True))
     near = all(step == 1 for step in spec.rhs_dilation) or (spec.ndim < 3 and reach <= REACH)
     strided = any(stride > 1 for stride in spec.strides)
-    return one and near and _plain(spec) and (_channel_last(spec) or strided or math.prod(spec.window) >= LARGE)
+    some = spec.groups >= 8  # of a vector
+    return one and some and near and _plain(spec) and (_channel_last(spec) or strided or math.prod(spec.window) >= LARGE)
 
 
 def _grouped(spec: ConvSpec) -> bool:
@@ -53,7 +54,7 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _depthwise,
         "onednn",
-        f"depthwise, channel-last, strided, or with a kernel of at least {LARGE} elements; the kernel undilated, or of a reach of "
+        f"depthwise, at least 8 groups, channel-last, strided, or with a kernel of at least {LARGE} elements; the kernel undilated, or of a reach of "
         f"at most {REACH}, not in 3-D: oneDNN's kernel",
     ),
     (_grouped, "onednn", "groups of at least 4 channels, channel-first 6, in and out: oneDNN's kernel"),

@@ -8,7 +8,7 @@ import pytest
 from cases import CASES, NHWC, Case
 
 import jaxgroupconv as jgc
-from jaxgroupconv import LOWERINGS, cpu_plan
+from jaxgroupconv import LOWERINGS, cpu_plan, kernel_plan
 from jaxgroupconv.planner import IMPLEMENTATIONS, Plan, choose, plan
 
 GROUPED = Case("", (1, 8, 9, 9), (8, 2, 3, 3), groups=4).spec
@@ -46,13 +46,16 @@ SLOW_WEIGHT_GRADIENT = SLOW_IN_LAX | {
 
 
 def entries(batch, channels, size, features, kernel, groups, stride, channel_last=False):
-    """The forward convolution, its gradient with respect to the input and that with respect to the weight, explained."""
+    """The forward convolution, its gradient with respect to the input and that with respect to the weight, explained.
+
+    Planned without oneDNN's kernels, which have a file of their own (test_onednn.py).
+    """
 
     sizes = (size, size) if isinstance(size, int) else size
     window, spatial = [kernel] * len(sizes), "DHW"[-len(sizes) :]
     layout = f"N{spatial}C" if channel_last else f"NC{spatial}"
 
-    @jgc.accelerate
+    @jgc.accelerate("portable")
     def conv(x, w):
         return jgc.group_conv(x, w, stride=stride, padding=kernel // 2, layout=layout)
 
@@ -264,14 +267,14 @@ def test_other_platforms_are_lax_s_until_they_are_measured(platform):
 
 def test_the_docstring_is_the_decision_list():
     doc = plan.__doc__ or ""
-    rules = cpu_plan.RULES
+    rules = kernel_plan.RULES + cpu_plan.RULES
     assert len(rules) >= 3
     for i, (_, name, reason) in enumerate(rules, 1):
         assert f"{i}. {reason} -> `{name}`" in doc
 
 
 def test_every_rule_of_the_list_names_a_lowering():
-    assert {name for _, name, _ in cpu_plan.RULES} <= set(LOWERINGS)
+    assert {name for _, name, _ in kernel_plan.RULES + cpu_plan.RULES} <= set(LOWERINGS)
 
 
 def test_a_refused_spec_is_native_and_says_why():
@@ -282,7 +285,7 @@ def test_a_refused_spec_is_native_and_says_why():
 @pytest.mark.parametrize("name", LOWERINGS)
 def test_a_forced_name_is_used_where_it_is_accepted(name):
     accepted = [case.spec for case in CASES if LOWERINGS[name].why_not(case.spec) is None]
-    for platform in ("cpu", "tpu"):
+    for platform in ("cpu",) if name == "onednn" else ("cpu", "tpu"):
         assert {choose(spec, name, platform) for spec in accepted} == {Plan(name, "asked for")}
 
 
@@ -293,8 +296,9 @@ def test_a_forced_name_that_refuses_gives_way_to_the_plan(name):
 
 
 def test_auto_is_the_plan():
-    assert choose(GROUPED, "auto", "cpu") == plan(GROUPED, "cpu")
-    assert IMPLEMENTATIONS == ("auto", *LOWERINGS)
+    assert choose(GROUPED, "portable", "cpu") == plan(GROUPED, "cpu")
+    assert choose(GROUPED, "auto", "cpu") == plan(GROUPED, "cpu", kernels=True)
+    assert IMPLEMENTATIONS == ("auto", "portable", *LOWERINGS)
 
 
 @pytest.mark.parametrize("use", [jgc.accelerate, jgc.enable])

@@ -1,7 +1,8 @@
 """oneDNN's convolutions: hand-written kernels that jaxlib holds for x86-64, and that XLA:CPU calls by a name.
 
-XLA has that name for its own use (`xla_cpu_experimental_onednn_custom_call`). So nothing is taken for granted: before the first
-call a process computes a small convolution of every feature with it, and keeps to the other lowerings if that fails.
+XLA has that name for its own use (`xla_cpu_experimental_onednn_custom_call`). So nothing is taken for granted: only versions of
+jaxlib are called that were tried at length (others may wait for ever, or end the process where they read the call differently), and
+before the first call a process computes a small convolution with it, and keeps to the other lowerings if that fails.
 
 A call is opaque to XLA. Its partitioner would gather the operands, an exported program would ask another machine for the name,
 and XLA cannot store a compiled program that holds one. Where that matters, oneDNN is not planned.
@@ -16,6 +17,7 @@ import platform
 import threading
 
 import jax
+import jaxlib
 import numpy as np
 from jax import Array, lax
 
@@ -23,6 +25,7 @@ from jaxgroupconv.lowerings.geometry import align
 from jaxgroupconv.lowerings.phases import by_phase
 from jaxgroupconv.spec import ConvSpec
 
+TRIED = ("0.12",)  # of jaxlib; 0.10 may wait for ever, in what oneDNN computes by its GEMM
 _TARGET = "__onednn$convolution"
 _FLOAT32 = np.dtype(np.float32)
 
@@ -105,6 +108,8 @@ def _config(spec: ConvSpec) -> str:
 @functools.cache
 def _lacking() -> str | None:
     """What this machine and this jaxlib lack, or None; a small convolution is compiled and run, once in a process."""
+    if (version := ".".join(jaxlib.__version__.split(".")[:2])) not in TRIED:
+        return f"oneDNN's calls are known of jaxlib {' and '.join(TRIED)}, and this is {version}"
     info = pathlib.Path("/proc/cpuinfo")
     if platform.system() != "Linux" or platform.machine() != "x86_64" or not info.exists():
         return "only jaxlib for Linux on x86-64 holds oneDNN"

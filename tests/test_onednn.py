@@ -1,0 +1,219 @@
+"""oneDNN's kernels are called where they are known to work and to be faster, and nowhere else."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from cases import CASES, NHWC, Case
+from jax import export, lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import jaxgroupconv as jgc
+from jaxgroupconv import LOWERINGS, plan
+from jaxgroupconv.lowerings import onednn
+from jaxgroupconv.planner import choose
+
+CALL = "__onednn$convolution"
+SAME = ((1, 1), (1, 1))
+GROUPED = Case("", (2, 9, 9, 32), (3, 3, 8, 32), groups=4, padding=SAME, layouts=NHWC)
+
+
+def conv(x, w):
+    return lax.conv_general_dilated(x, w, **GROUPED.params)
+
+
+@pytest.fixture
+def another_machine():
+    """The trial is made anew, and again for the next test."""
+    onednn._lacking.cache_clear()
+    yield
+    onednn._lacking.cache_clear()
+
+
+def text(function, *arrays):
+    return jax.jit(lambda *arrays: function(*arrays)).lower(*arrays).as_text()
+
+
+def test_it_is_called_forward_and_in_the_input_s_gradient():
+    x, w = GROUPED.arrays()
+    program = jgc.accelerate(lambda x, w: jax.vjp(conv, x, w)[1](conv(x, w)))
+    assert [entry.plan.name for entry in jgc.explain(program, x, w).entries] == ["onednn", "taps", "onednn"]
+    assert text(program, x, w).count(CALL) == 2
+    for actual, expected in zip(jax.jit(program)(x, w), jax.vjp(conv, x, w)[1](conv(x, w)), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("transform", [jax.vmap, lambda f: lambda *stacks: lax.map(lambda pair: f(*pair), stacks)])
+def test_it_is_called_under_transformations(transform):
+    x, w = GROUPED.arrays()
+    stacks = jnp.stack([x, 2 * x]), jnp.stack([w, w])
+    program = transform(jgc.accelerate(conv))
+    assert CALL in text(program, *stacks)
+    np.testing.assert_allclose(jax.jit(program)(*stacks)[1], 2 * conv(x, w), rtol=1e-4, atol=1e-4)
+
+
+# Where XLA has to look into what it gets, or cannot keep it.
+
+
+def test_a_portable_program_holds_no_call():
+    assert CALL not in text(jgc.accelerate("portable")(conv), *GROUPED.arrays())
+
+
+@pytest.mark.parametrize("implementation", ["auto", "onednn"])
+def test_an_exported_program_holds_no_call(implementation):
+    x, w = GROUPED.arrays()
+    program = jax.jit(jgc.accelerate(implementation)(conv))
+    assert CALL in program.lower(x, w).as_text()
+    exported = export.export(program)(x, w)
+    assert CALL not in exported.mlir_module()
+    np.testing.assert_allclose(export.deserialize(exported.serialize()).call(x, w), conv(x, w), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "onednn"])
+def test_no_call_is_made_where_compiled_programs_are_stored(implementation, tmp_path):
+    x, w = GROUPED.arrays()
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        assert CALL not in text(jgc.accelerate(implementation)(conv), x, w)
+        with pytest.raises(NotImplementedError, match="compilation cache is on, and XLA cannot store a program that calls"):
+            LOWERINGS["onednn"].lower(GROUPED.spec, x, w)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert CALL in text(jgc.accelerate(implementation)(conv), x, w)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "onednn"])
+def test_no_call_is_planned_on_several_devices_or_another_platform(implementation):
+    assert choose(GROUPED.spec, implementation, "cpu").name == "onednn"
+    assert choose(GROUPED.spec, implementation, "cpu", partitioned=True).name != "onednn"
+    assert choose(GROUPED.spec, implementation, "cuda").name == "native"
+
+
+def test_a_mesh_of_one_device_changes_nothing():
+    x, w = GROUPED.arrays()
+    mesh = Mesh(np.array(jax.devices()[:1]), "d")
+    sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("d")))
+    by_shard = jax.shard_map(jgc.accelerate(conv), mesh=mesh, in_specs=(PartitionSpec("d"), PartitionSpec()), out_specs=PartitionSpec("d"))
+    for program in (jgc.accelerate(conv), by_shard):
+        assert CALL in text(program, sharded, w)
+        np.testing.assert_allclose(jax.jit(program)(sharded, w), conv(x, w), rtol=1e-4, atol=1e-4)
+
+
+# Where it may not exist.
+
+
+@pytest.mark.parametrize(
+    ("owner", "attribute", "value", "reason"),
+    [
+        (onednn, "_TARGET", "__onednn$nothing", "its trial failed: "),
+        (onednn, "_config", lambda spec, config=onednn._config: config(spec).replace('"strides": [1, 2]', '"strides": [1, 1]'), "its trial failed: "),
+        (onednn, "_config", lambda spec, config=onednn._config: config(spec).replace('[1, 2]', '[2, 1]'), "its trial's numbers are wrong"),
+        (onednn.platform, "machine", lambda: "aarch64", "only jaxlib for Linux on x86-64 holds oneDNN"),
+        (onednn.platform, "system", lambda: "Darwin", "only jaxlib for Linux on x86-64 holds oneDNN"),
+        (onednn.pathlib.Path, "read_text", lambda self: "flags : sse4_1 avx", "a processor without AVX2"),
+    ],
+)
+def test_without_it_the_other_lowerings_are_used(owner, attribute, value, reason, another_machine, monkeypatch):
+    monkeypatch.setattr(owner, attribute, value)
+    x, w = GROUPED.arrays()
+    assert reason in LOWERINGS["onednn"].unavailable()
+    chosen = choose(GROUPED.spec, "onednn", "cpu")
+    assert chosen.name == plan(GROUPED.spec, "cpu").name != "onednn" and f"onednn refuses: {reason}" in chosen.reason
+    with pytest.raises(NotImplementedError, match=reason):
+        LOWERINGS["onednn"].lower(GROUPED.spec, x, w)
+    program = jgc.accelerate(conv)
+    assert CALL not in text(program, x, w)
+    np.testing.assert_allclose(jax.jit(program)(x, w), conv(x, w), rtol=1e-4, atol=1e-4)
+
+
+def test_the_trial_is_made_once_also_while_a_program_is_lowered(another_machine, monkeypatch):
+    trials = []
+    monkeypatch.setattr(onednn, "_right", lambda right=onednn._right: trials.append(None) or right())
+    x, w = GROUPED.arrays()
+    jgc.enable()
+    try:
+        assert CALL in text(lambda x, w: conv(conv(x, w), w[::-1, ::-1]), x, w)
+    finally:
+        jgc.disable()
+    assert len(trials) == 1
+
+
+# The plan.
+
+DEPTHWISE = dict(groups=24, padding=SAME)
+
+
+@pytest.mark.parametrize(
+    ("case", "planned"),
+    [
+        (Case("", (1, 9, 9, 24), (3, 3, 1, 24), layouts=NHWC, **DEPTHWISE), True),
+        (Case("", (1, 24, 9, 9), (24, 1, 3, 3), **DEPTHWISE), False),  # two copies cost more than the kernel gains,
+        (Case("", (1, 24, 9, 9), (24, 1, 3, 3), strides=(2, 2), **DEPTHWISE), True),  # but not if sums are no vector loops,
+        (Case("", (1, 24, 20, 20), (24, 1, 15, 15), groups=24, padding=((7, 7), (7, 7))), True),  # or long
+        (Case("", (1, 9, 9, 24), (3, 3, 1, 24), rhs_dilation=(2, 2), layouts=NHWC, **DEPTHWISE), True),
+        (Case("", (1, 29, 29, 24), (3, 3, 1, 24), rhs_dilation=(12, 12), layouts=NHWC, **DEPTHWISE), False),
+        (Case("", (1, 9, 9, 24), (3, 3, 1, 48), layouts=NHWC, **DEPTHWISE), False),  # a multiplier: vectors half empty
+        (Case("", (1, 9, 9, 24), (3, 3, 1, 24), layouts=NHWC, dtype="bfloat16", **DEPTHWISE), False),
+        (Case("", (1, 9, 9, 24), (7, 7, 1, 24), groups=24, padding=((3, 3), (3, 3)), layouts=NHWC, dtype="bfloat16"), True),
+        (Case("", (1, 9, 9, 24), (3, 3, 1, 24), layouts=NHWC, dtype="float64", **DEPTHWISE), False),
+        (GROUPED, True),
+        (Case("", (1, 9, 9, 6), (3, 3, 2, 6), groups=3, layouts=NHWC), False),
+        (Case("", (1, 12, 9, 9), (12, 4, 3, 3), groups=3), False),
+        (Case("", (1, 24, 9, 9), (24, 8, 3, 3), groups=3), True),
+        (Case("", (1, 24, 9, 9), (24, 8, 1, 1), groups=3), False),
+        (Case("", (1, 9, 9, 24), (1, 1, 8, 24), groups=3, layouts=NHWC), True),
+        (Case("", (1, 9, 9, 24), (3, 3, 8, 24), groups=3, lhs_dilation=(2, 2), layouts=NHWC), False),
+        (Case("", (1, 9, 9, 48), (3, 3, 16, 48), groups=3, lhs_dilation=(2, 2), layouts=NHWC), True),
+        (Case("", (1, 9, 9, 24), (3, 3, 24, 24), layouts=NHWC), False),  # dense
+    ],
+    ids=lambda value: str(getattr(value, "spec", value)),
+)
+def test_it_is_planned_for_vectors_of_channels(case, planned):
+    assert (plan(case.spec, "cpu", kernels=True).name == "onednn") == planned
+    assert plan(case.spec, "cpu").name != "onednn"
+
+
+# A processor without AVX-512 has other kernels.
+
+
+def test_right_with_avx2():
+    """The cases, in a process in which oneDNN and XLA use nothing newer than AVX2."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_max_isa=AVX2"
+    env = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 70
+
+
+def check_cases():
+    """Computes each case that oneDNN accepts, and once more with a NaN in one group and item; returns how many."""
+    accepted = [case for case in CASES if LOWERINGS["onednn"].why_not(case.spec) is None]
+    for case in accepted:
+        spec, (lhs, rhs) = case.spec, case.arrays()
+        lower = jax.jit(functools.partial(LOWERINGS["onednn"].lower, spec))
+        expected, narrow = oracle.conv(lhs, rhs, **case.params), case.out_dtype.itemsize == 2
+        clean = lower(lhs, rhs)
+        bound = 1e-2 if narrow else 1e-4
+        np.testing.assert_allclose(oracle.wide(np.asarray(clean)), expected, rtol=bound, atol=bound, err_msg=case.name)
+        faulty = np.array(lhs.reshape(spec.shape(spec.lhs_layout, spec.in_size)))
+        where = tuple({"n": 0, "g": 0}.get(axis, slice(None)) for axis in spec.lhs_layout)
+        faulty[where] = np.nan
+        out = np.asarray(lower(faulty.reshape(lhs.shape), rhs)).reshape(spec.shape(spec.out_layout, spec.out_size))
+        where = tuple({"n": 0, "g": 0}.get(axis, slice(None)) for axis in spec.out_layout)
+        rest = np.ones(out.shape, bool)
+        rest[where] = False
+        same = np.asarray(clean).reshape(out.shape)[rest] == out[rest]
+        assert same.all(), case.name
+    return len(accepted)
+
+
+if __name__ == "__main__":
+    print(check_cases())
