@@ -58,9 +58,7 @@ def plan(spec: ConvSpec, platform: str, kernels: bool = False) -> Plan:
     return Plan("native", "every other lowering refuses")
 
 
-def choose(
-    spec: ConvSpec, implementation: str, platform: str, partitioned: bool = False, exported: bool = False
-) -> Plan:
+def choose(spec: ConvSpec, implementation: str, platform: str, partitioned: bool = False, exported: bool = False) -> Plan:
     """The lowering that is used under any `implementation`: a forced name where it accepts the spec, the plan elsewhere.
 
     Where XLA shares a program out among devices (`partitioned`), a plan that would gather their shards is replaced. There, and
@@ -91,5 +89,5 @@ def _without_gathering(spec: ConvSpec, chosen: Plan) -> Plan:
 
 
 plan.__doc__ = (plan.__doc__ or "").format(
-    rules="\n    ".join(f"{i}. {reason} -> `{name}`" for i, (_, name, reason) in enumerate(kernel_plan.RULES + cpu_plan.RULES, 1))
+    rules="\n    ".join(f"{i}. {reason} -> `{name}`" for i, (_, name, reason) in enumerate((*kernel_plan.RULES, *cpu_plan.RULES), 1))
 )

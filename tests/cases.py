@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxgroupconv import ConvSpec
+from jaxgroupconv import LOWERINGS, ConvSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +76,8 @@ def _random_array(rng, shape, dtype):
         array = array + 1j * rng.standard_normal(shape)
     return array.astype(dtype)
 
+
+AVAILABLE = [name for name in LOWERINGS if LOWERINGS[name].unavailable() is None]  # when one is not: test_onednn.py
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 NWC = ("NWC", "WIO", "NWC")

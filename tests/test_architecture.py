@@ -12,7 +12,20 @@ PACKAGE = pathlib.Path(jaxgroupconv.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 FACES = ("explain", "weights", "nn", "mxnet")
 # A file may import from those before it, and from its own folder.
-ORDER = ("spec", "lowerings", "kernel_plan", "cpu_plan", "planner", "rules", "stepwise", "accelerate", "arguments", "functional", FACES, "")
+ORDER = (
+    "spec",
+    "lowerings",
+    "kernel_plan",
+    "cpu_plan",
+    "planner",
+    "rules",
+    "stepwise",
+    "accelerate",
+    "arguments",
+    "functional",
+    FACES,
+    "",
+)
 RUNTIME = {"jax", "jaxlib", "numpy", "jaxgroupconv"} | set(sys.stdlib_module_names)
 
 

@@ -394,7 +394,9 @@ def test_marked_functions_keep_an_outer_choice():
 
 @pytest.mark.parametrize("use", [jgc.accelerate, jgc.enable])
 def test_unknown_implementations_are_errors(use):
-    with pytest.raises(ValueError, match=r"`implementation` must be one of 'auto', 'portable', 'onednn', 'taps', .*'native', but got 'fast'\."):
+    with pytest.raises(
+        ValueError, match=r"`implementation` must be one of 'auto', 'portable', 'onednn', 'taps', .*'native', but got 'fast'\."
+    ):
         use("fast")
 
 

@@ -1,8 +1,8 @@
 """oneDNN's convolutions: hand-written kernels that jaxlib holds for x86-64, and that XLA:CPU calls by a name.
 
 XLA has that name for its own use (`xla_cpu_experimental_onednn_custom_call`). So nothing is taken for granted: only versions of
-jaxlib are called that were tried at length (others may wait for ever, or end the process where they read the call differently), and
-before the first call a process computes a small convolution with it, and keeps to the other lowerings if that fails.
+jaxlib are called that were tried at length (others may wait for ever, or end the process where they read a call differently),
+and before the first call a process computes a small convolution with it, and keeps to the other lowerings if that fails.
 
 A call is opaque to XLA. Its partitioner would gather the operands, an exported program would ask another machine for the name,
 and XLA cannot store a compiled program that holds one. Where that matters, oneDNN is not planned.
