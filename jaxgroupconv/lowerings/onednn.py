@@ -15,9 +15,10 @@ import math
 import pathlib
 import platform
 import threading
+from typing import Any
 
 import jax
-import jaxlib
+import jaxlib.version
 import numpy as np
 from jax import Array, lax
 
@@ -32,7 +33,8 @@ _FLOAT32 = np.dtype(np.float32)
 
 def unavailable() -> str | None:
     """The reason why this process cannot call oneDNN, or None."""
-    if jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir is not None:
+    config: Any = jax.config
+    if config.jax_enable_compilation_cache and config.jax_compilation_cache_dir is not None:
         return "JAX's compilation cache is on, and XLA cannot store a program that calls oneDNN"
     return _lacking()
 
@@ -108,7 +110,7 @@ def _config(spec: ConvSpec) -> str:
 @functools.cache
 def _lacking() -> str | None:
     """What this machine and this jaxlib lack, or None; a small convolution is compiled and run, once in a process."""
-    if (version := ".".join(jaxlib.__version__.split(".")[:2])) not in TRIED:
+    if (version := ".".join(jaxlib.version.__version__.split(".")[:2])) not in TRIED:
         return f"oneDNN's calls are known of jaxlib {' and '.join(TRIED)}, and this is {version}"
     info = pathlib.Path("/proc/cpuinfo")
     if platform.system() != "Linux" or platform.machine() != "x86_64" or not info.exists():
