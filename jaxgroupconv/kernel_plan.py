@@ -54,8 +54,8 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _depthwise,
         "onednn",
-        f"depthwise, at least 8 groups, channel-last, strided, or with a kernel of at least {LARGE} elements; the kernel undilated, "
-        f"or of a reach of at most {REACH}, not in 3-D: oneDNN's kernel",
+        f"depthwise, at least 8 groups, channel-last, strided, or with a kernel of at least {LARGE} elements; the kernel "
+        f"undilated, or of a reach of at most {REACH}, not in 3-D: oneDNN's kernel",
     ),
     (_grouped, "onednn", "groups of at least 4 channels, channel-first 6, in and out: oneDNN's kernel"),
     (_pointwise, "onednn", "a kernel of size one, channel-last, groups of at least 8 channels in and out: oneDNN's kernel"),

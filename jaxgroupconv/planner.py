@@ -89,5 +89,5 @@ def _without_gathering(spec: ConvSpec, chosen: Plan) -> Plan:
 
 
 plan.__doc__ = (plan.__doc__ or "").format(
-    rules="\n    ".join(f"{i}. {reason} -> `{name}`" for i, (_, name, reason) in enumerate((*kernel_plan.RULES, *cpu_plan.RULES), 1))
+    rules="\n    ".join(f"{i}. {why} -> `{name}`" for i, (_, name, why) in enumerate((*kernel_plan.RULES, *cpu_plan.RULES), 1))
 )

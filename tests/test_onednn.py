@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import jaxlib
+import jaxlib.version
 import numpy as np
 import oracle
 import pytest
@@ -51,7 +51,7 @@ def text(function, *arrays):
 
 
 def test_it_is_there_with_a_jaxlib_that_was_tried():
-    tried = any(jaxlib.__version__.startswith(f"{version}.") for version in onednn.TRIED)
+    tried = any(jaxlib.version.__version__.startswith(f"{version}.") for version in onednn.TRIED)
     machine = platform.system() == "Linux" and platform.machine() == "x86_64" and " avx2 " in Path("/proc/cpuinfo").read_text()
     assert (LOWERINGS["onednn"].unavailable() is None) == (tried and machine)
 
@@ -141,8 +141,8 @@ def test_a_mesh_of_one_device_changes_nothing():
 @pytest.mark.parametrize(
     ("owner", "attribute", "value", "reason"),
     [
-        (jaxlib, "__version__", "0.9.2", "oneDNN's calls are known of jaxlib 0.12, and this is 0.9"),
-        (jaxlib, "__version__", "0.120.1", "oneDNN's calls are known of jaxlib 0.12, and this is 0.120"),
+        (jaxlib.version, "__version__", "0.9.2", "oneDNN's calls are known of jaxlib 0.12, and this is 0.9"),
+        (jaxlib.version, "__version__", "0.120.1", "oneDNN's calls are known of jaxlib 0.12, and this is 0.120"),
         (onednn.platform, "machine", lambda: "aarch64", "only jaxlib for Linux on x86-64 holds oneDNN"),
         (onednn.platform, "system", lambda: "Darwin", "only jaxlib for Linux on x86-64 holds oneDNN"),
         (onednn.pathlib.Path, "read_text", lambda self: "flags : sse4_1 avx", "a processor without AVX2"),
@@ -151,8 +151,8 @@ def test_a_mesh_of_one_device_changes_nothing():
     ],
 )
 def test_without_it_the_other_lowerings_are_used(owner, attribute, value, reason, another_machine, monkeypatch):
-    if owner is not jaxlib:
-        monkeypatch.setattr(jaxlib, "__version__", f"{onednn.TRIED[-1]}.0")
+    if owner is not jaxlib.version:
+        monkeypatch.setattr(jaxlib.version, "__version__", f"{onednn.TRIED[-1]}.0")
     monkeypatch.setattr(owner, attribute, value)
     x, w = GROUPED.arrays()
     assert reason in LOWERINGS["onednn"].unavailable()
