@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxgroupconv.spec import ConvSpec
 
-LARGE = 225  # kernel elements, from which on a depthwise sum is worth moving
+LARGE = 81  # kernel elements, from which on a depthwise sum is worth moving
+MOVED = 1 << 20  # elements, up to which a strided one is
 REACH = 8  # of a dilated depthwise kernel; oneDNN has no depthwise code beyond it, and computes all pairs of channels instead
 
 
@@ -26,18 +27,24 @@ def _channel_last(spec: ConvSpec) -> bool:
 
 
 def _depthwise(spec: ConvSpec) -> bool:
-    one = spec.in_channels == spec.out_channels == 1 < math.prod(spec.window)
+    terms = math.prod(spec.window)
     reach = max((size - 1) * step for size, step in zip(spec.window, spec.rhs_dilation, strict=True))
     near = all(step == 1 for step in spec.rhs_dilation) or (spec.ndim < 3 and reach <= REACH)
-    strided = any(stride > 1 for stride in spec.strides)
-    some = spec.groups >= 8  # of a vector
-    return one and some and near and _plain(spec) and (_channel_last(spec) or strided or math.prod(spec.window) >= LARGE)
+    strided = any(stride > 1 for stride in spec.strides) and math.prod(spec.lhs_shape) <= MOVED
+    moved = spec.ndim > 1 and (strided or terms >= LARGE or spec.lhs_dtype != np.float32)
+    some = spec.in_channels == spec.out_channels == 1 and spec.groups >= 8 and terms > 1
+    return some and near and _plain(spec) and (_channel_last(spec) or moved)
 
 
 def _grouped(spec: ConvSpec) -> bool:
     least = min(spec.in_channels, spec.out_channels)
-    enough = least >= (4 if _channel_last(spec) else 6)
+    enough = least >= 4 or (least > 1 and spec.out_channels >= 6) if _channel_last(spec) else least >= 6
     return spec.groups > 1 and math.prod(spec.window) > 1 and enough and _plain(spec)
+
+
+def _dense(spec: ConvSpec) -> bool:
+    enough = min(spec.in_channels, spec.out_channels) >= (4 if _channel_last(spec) else 8)
+    return spec.groups == 1 and math.prod(spec.window) > 1 and enough and _plain(spec)
 
 
 def _pointwise(spec: ConvSpec) -> bool:
@@ -50,14 +57,30 @@ def _dilated(spec: ConvSpec) -> bool:
     return spec.groups > 1 and spec.phases > 1 and not spec.short_output and least >= 16
 
 
+def _gradient(spec: ConvSpec) -> bool:
+    wide = spec.groups > 1 and min(spec.batch, spec.out_channels) >= 16
+    return spec.short_output and wide and spec.lhs_dtype == np.float32
+
+
 RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _depthwise,
         "onednn",
-        f"depthwise, at least 8 groups, channel-last, strided, or with a kernel of at least {LARGE} elements; the kernel "
-        f"undilated, or of a reach of at most {REACH}, not in 3-D: oneDNN's kernel",
+        f"depthwise, at least 8 groups, channel-last, or, not in 1-D, of at least {LARGE} kernel elements, strided and of at "
+        f"most {MOVED} elements, or of a narrow dtype; the kernel undilated, or of a reach of at most {REACH}, not in 3-D: "
+        "oneDNN's kernel",
     ),
-    (_grouped, "onednn", "groups of at least 4 channels, channel-first 6, in and out: oneDNN's kernel"),
+    (
+        _grouped,
+        "onednn",
+        "groups of at least 4 channels in and out, or of 2 in and 6 out, channel-first 6 in and out: oneDNN's kernel",
+    ),
+    (_dense, "onednn", "one group of at least 4 channels in and out, channel-first 8: oneDNN's kernel"),
     (_pointwise, "onednn", "a kernel of size one, channel-last, groups of at least 8 channels in and out: oneDNN's kernel"),
+    (
+        _gradient,
+        "onednn",
+        "a weight gradient, channel-last, of groups of at least 16 channels in and out: oneDNN's products",
+    ),
     (_dilated, "onednn", "a dilated input, groups of at least 16 channels in and out: oneDNN's kernel for each phase"),
 )

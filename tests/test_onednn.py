@@ -204,13 +204,46 @@ DEPTHWISE = dict(groups=24, padding=SAME)
         (Case("", (1, 9, 9, 24), (1, 1, 8, 24), groups=3, layouts=NHWC), True),
         (Case("", (1, 9, 9, 24), (3, 3, 8, 24), groups=3, lhs_dilation=(2, 2), layouts=NHWC), False),
         (Case("", (1, 9, 9, 48), (3, 3, 16, 48), groups=3, lhs_dilation=(2, 2), layouts=NHWC), True),
-        (Case("", (1, 9, 9, 24), (3, 3, 24, 24), layouts=NHWC), False),  # dense
+        (Case("", (1, 9, 9, 24), (3, 3, 24, 24), layouts=NHWC), True),
+        (Case("", (1, 24, 9, 9), (6, 24, 3, 3)), False),
+        (Case("", (1, 9, 9, 24), (1, 1, 24, 24), layouts=NHWC), False),  # which is a matrix product
+        (Case("", (48, 9, 9, 8), (8, 7, 7, 48), batch_groups=3, layouts=("CHWN", "IHWO", "HWNC")), True),
+        (Case("", (24, 9, 9, 8), (8, 7, 7, 24), batch_groups=3, layouts=("CHWN", "IHWO", "HWNC")), False),
+        (Case("", (48, 8, 9, 9), (48, 8, 7, 7), batch_groups=3, layouts=("NCHW", "OIHW", "CNHW")), False),
     ],
     ids=lambda value: str(getattr(value, "spec", value)),
 )
 def test_it_is_planned_for_vectors_of_channels(case, planned):
     assert (plan(case.spec, "cpu", kernels=True).name == "onednn") == planned
     assert plan(case.spec, "cpu").name != "onednn"
+
+
+WEIGHT_GRADIENTS = [
+    Case(
+        "", (8, 9, 9, 48), (8, 5, 5, 48), 1, 3, (1, 1), ((1, 0), (1, -1)), rhs_dilation=(2, 2), layouts=("CHWN", "IHWO", "HWNC")
+    ),
+    Case("", (2, 30, 48), (2, 18, 48), 1, 3, layouts=("CWN", "IWO", "WNC")),
+    Case("", (2, 5, 6, 7, 32), (2, 3, 4, 4, 48), 1, 2, (1, 2, 1), layouts=("CDHWN", "IDHWO", "DHWNC")),
+]
+
+
+@called
+@pytest.mark.parametrize("case", WEIGHT_GRADIENTS, ids=lambda case: str(case.spec))
+def test_products_of_some_columns_are_the_weight_gradient(case):
+    out = jax.jit(functools.partial(LOWERINGS["onednn"].lower, case.spec))(*case.arrays())
+    np.testing.assert_allclose(out, oracle.conv(*case.arrays(), **case.params), rtol=1e-4, atol=1e-4)
+
+
+@called
+@pytest.mark.parametrize("kernel", [3, 9])
+def test_products_take_at_most_three_times_operands_and_result(kernel):
+    shape = 4, 20, 20, 64
+    padding = ((kernel // 2, kernel // 2),) * 2
+    case = Case("", shape, shape, batch_groups=2, padding=padding, layouts=("CHWN", "IHWO", "HWNC"))
+    operands = [jax.ShapeDtypeStruct(shape, "float32")] * 2
+    compiled = jax.jit(functools.partial(LOWERINGS["onednn"].lower, case.spec)).lower(*operands).compile()
+    assert compiled.as_text().count("__onednn$matmul") >= kernel
+    assert compiled.memory_analysis().temp_size_in_bytes <= 3 * case.spec.bytes
 
 
 # A processor without AVX-512 has other kernels.

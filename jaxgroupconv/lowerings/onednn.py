@@ -10,11 +10,13 @@ and XLA cannot store a compiled program that holds one. Where that matters, oneD
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import pathlib
 import platform
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,12 +24,13 @@ import jaxlib.version
 import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.geometry import align
+from jaxgroupconv.lowerings.calls import apart
+from jaxgroupconv.lowerings.geometry import TEMPORARIES, align, pad, spatial_slices, take
 from jaxgroupconv.lowerings.phases import by_phase
 from jaxgroupconv.spec import ConvSpec
 
 TRIED = ("0.12",)  # of jaxlib; 0.10 may wait for ever, in what oneDNN computes by its GEMM
-_TARGET = "__onednn$convolution"
+_TARGET, _PRODUCT = "__onednn$convolution", "__onednn$matmul"
 _FLOAT32 = np.dtype(np.float32)
 
 
@@ -45,8 +48,8 @@ def why_not(spec: ConvSpec) -> str | None:
         return f"{spec.compute_dtype}, where oneDNN's kernels are float32"
     if spec.ndim > 3:
         return "more than three spatial axes"
-    if "gn" in spec.lhs_layout:
-        return "batch groups"
+    if "gn" in spec.lhs_layout and not _weight_gradient(spec):
+        return "batch groups, which are products in a channel-last weight gradient only"
     return None
 
 
@@ -55,6 +58,9 @@ def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
     The operands of a narrow dtype are converted before, and the result after it.
     """
+    if "gn" in spec.lhs_layout or (spec.short_output and _weight_gradient(spec)):
+        lhs, rhs = (lax.convert_element_type(operand, _FLOAT32) for operand in spec.split(lhs, rhs))
+        return lax.convert_element_type(lax.reshape(_products(spec, lhs, rhs), spec.out_shape), spec.out_dtype)
     last = dataclasses.replace(spec, lhs_layout=f"n{spec.spatial}gc", out_layout=f"n{spec.spatial}go", out_dtype=_FLOAT32)
     lhs, rhs = (lax.convert_element_type(operand, _FLOAT32) for operand in (lhs, rhs))
     lhs = align(lhs, _merged(spec.lhs_layout), _merged(last.lhs_layout))
@@ -74,6 +80,47 @@ def _call(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         return lax.reshape(_call(plane, lax.reshape(lhs, plane.lhs_shape), lax.reshape(rhs, plane.rhs_shape)), spec.out_shape)
     result = jax.ShapeDtypeStruct(spec.out_shape, _FLOAT32)
     return jax.ffi.ffi_call(_TARGET, result, custom_call_api_version=1, legacy_backend_config=_config(spec))(lhs, rhs)
+
+
+def _weight_gradient(spec: ConvSpec) -> bool:
+    """Whether the axes are those in which JAX writes the weight gradient of an undilated convolution, channel-last."""
+    channel_last = f"c{spec.spatial}gn", f"c{spec.spatial}go", f"{spec.spatial}ngo"
+    return (spec.lhs_layout.replace("gc", "cg"), spec.rhs_layout, spec.out_layout) == channel_last and spec.phases == 1
+
+
+def _products(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """A weight gradient as products over all items and positions, one for some neighbouring columns of a row of the kernel.
+
+    oneDNN takes the groups where they stand between positions and channels; for XLA's products they would have to be moved.
+    """
+    lhs, positions = pad(spec, lhs), spec.in_channels * math.prod(spec.window)
+    cotangent = lax.reshape(rhs, (1, positions, spec.groups, spec.out_channels))
+    result = math.prod(spec.out_shape)
+    most = TEMPORARIES * (math.prod(spec.lhs_shape) + rhs.size + result) - lhs.size - result
+    at_a_time = max(1, most // (positions * spec.groups * spec.batch))
+
+    def product_at(starts: Sequence[Sequence[int]]) -> Array:
+        def product_of_columns(lhs: Array, cotangent: Array) -> Array:
+            parts = [take(lhs, spec.lhs_layout, **spatial_slices(at, spec.window, spec.rhs_dilation)) for at in starts]
+            parts = [lax.reshape(part, (1, positions, spec.groups, 1, spec.batch)) for part in parts]
+            columns = (1, positions, spec.groups, len(parts) * spec.batch)
+            return _product(lax.reshape(lax.concatenate(parts, 3), columns), cotangent)
+
+        return apart(product_of_columns)(lhs, cotangent)  # one after the other, in the same memory
+
+    *rows, columns = ([i * step for i in range(n)] for n, step in zip(spec.out_size, spec.strides, strict=True))
+    some = [columns[i : i + at_a_time] for i in range(0, len(columns), at_a_time)]
+    starts = [[(*row, column) for column in part] for row in itertools.product(*rows) for part in some]
+    return lax.concatenate(list(map(product_at, starts)), 1)
+
+
+def _product(a: Array, b: Array) -> Array:
+    """(1, p, g, m) and (1, p, g, n) to (1, m, g, n), summed over p."""
+    axes = {"lhs": [1, 3, 4, 2], "rhs": [1, 3, 2, 4], "result": [1, 3, 2, 4]}  # of batch, group, row and column, from 1
+    config = {"onednn_matmul_config": {name: {"tensor": {"dimensions": order}} for name, order in axes.items()}}
+    result = jax.ShapeDtypeStruct((1, a.shape[3], *b.shape[2:]), _FLOAT32)
+    call = jax.ffi.ffi_call(_PRODUCT, result, custom_call_api_version=1, legacy_backend_config=json.dumps(config))
+    return call(a, b)
 
 
 def _as_plane(spec: ConvSpec) -> ConvSpec:
@@ -132,7 +179,7 @@ def _lacking() -> str | None:
 
 
 def _right() -> bool:
-    """Whether a convolution with groups, strides, dilation and uneven padding is computed as it is defined."""
+    """Whether a convolution with groups, strides, dilation and uneven padding, and a product, are what they should be."""
     spec = ConvSpec(
         batch=2,
         groups=2,
@@ -152,8 +199,12 @@ def _right() -> bool:
         out_dtype=_FLOAT32,
     )
     lhs, rhs = (np.arange(math.prod(s), dtype=_FLOAT32).reshape(s) * 7 % 11 - 5 for s in (spec.lhs_shape, spec.rhs_shape))
-    out = jax.jit(functools.partial(_call, spec))(*jax.device_put((lhs, rhs), jax.local_devices(backend="cpu")[0]))
+    device = jax.local_devices(backend="cpu")[0]
+    out = jax.jit(functools.partial(_call, spec))(*jax.device_put((lhs, rhs), device))
     padded = np.pad(lhs, ((0, 0), *spec.padding, (0, 0))).reshape(2, 6, 11, 2, 8)
     windows = [[padded[:, 2 * i : 2 * i + 4, j : j + 9 : 2] for j in range(3)] for i in range(2)]
     expected = np.einsum("ijnyxgc,ijcgo->nyxgo", windows, rhs.reshape(2, 3, 8, 2, 8))
-    return np.array_equal(out, expected.reshape(spec.out_shape))
+    a, b = np.arange(120, dtype=_FLOAT32).reshape(1, 5, 3, 8) % 7 - 3, np.arange(60, dtype=_FLOAT32).reshape(1, 5, 3, 4) % 5 - 2
+    product = jax.jit(_product)(*jax.device_put((a, b), device))
+    right = np.array_equal(product, np.einsum("xpgm,xpgn->xmgn", a, b))
+    return right and np.array_equal(out, expected.reshape(spec.out_shape))
