@@ -11,15 +11,15 @@ import numpy as np
 
 from jaxgroupconv.spec import ConvSpec
 
-LARGE = 81  # kernel elements, from which on a depthwise sum is worth moving
+LARGE = 225  # kernel elements, from which on a depthwise sum is worth moving
 MOVED = 1 << 20  # elements, up to which a strided one is
 REACH = 8  # of a dilated depthwise kernel; oneDNN has no depthwise code beyond it, and computes all pairs of channels instead
 
 
 def _plain(spec: ConvSpec) -> bool:
     """No dilated input, no weight gradient, and enough terms to pay for the conversion of a narrow dtype."""
-    terms = spec.in_channels * math.prod(spec.window)
-    return spec.phases == 1 and not spec.short_output and (spec.lhs_dtype == np.float32 or terms >= 48)
+    terms, gradient = spec.in_channels * math.prod(spec.window), spec.short_output or "gn" in spec.lhs_layout
+    return spec.phases == 1 and not gradient and (spec.lhs_dtype == np.float32 or terms >= 48)
 
 
 def _channel_last(spec: ConvSpec) -> bool:
@@ -58,8 +58,9 @@ def _dilated(spec: ConvSpec) -> bool:
 
 
 def _gradient(spec: ConvSpec) -> bool:
-    wide = spec.groups > 1 and min(spec.batch, spec.out_channels) >= 16
-    return spec.short_output and wide and spec.lhs_dtype == np.float32
+    least = 16 if math.prod(spec.out_size) == 1 else 32
+    plain = spec.lhs_layout == f"c{spec.spatial}gn" and spec.lhs_dtype == np.float32
+    return spec.short_output and plain and spec.groups > 1 and min(spec.batch, spec.out_channels) >= least
 
 
 RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
@@ -80,7 +81,7 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _gradient,
         "onednn",
-        "a weight gradient, channel-last, of groups of at least 16 channels in and out: oneDNN's products",
+        "a weight gradient, channel-last, of groups of at least 32 channels in and out, 16 of a 1x1 kernel: oneDNN's products",
     ),
     (_dilated, "onednn", "a dilated input, groups of at least 16 channels in and out: oneDNN's kernel for each phase"),
 )

@@ -207,7 +207,7 @@ DEPTHWISE = dict(groups=24, padding=SAME)
         (Case("", (1, 9, 9, 24), (3, 3, 24, 24), layouts=NHWC), True),
         (Case("", (1, 24, 9, 9), (6, 24, 3, 3)), False),
         (Case("", (1, 9, 9, 24), (1, 1, 24, 24), layouts=NHWC), False),  # which is a matrix product
-        (Case("", (8, 9, 9, 48), (8, 7, 7, 48), batch_groups=3, layouts=("CHWN", "IHWO", "HWNC")), True),
+        (Case("", (8, 9, 9, 96), (8, 7, 7, 96), batch_groups=3, layouts=("CHWN", "IHWO", "HWNC")), True),
         (Case("", (8, 9, 9, 24), (8, 7, 7, 24), batch_groups=3, layouts=("CHWN", "IHWO", "HWNC")), False),
         (Case("", (8, 48, 9, 9), (8, 48, 7, 7), batch_groups=3, layouts=("CNHW", "IOHW", "CNHW")), False),
     ],

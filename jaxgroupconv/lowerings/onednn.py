@@ -48,8 +48,8 @@ def why_not(spec: ConvSpec) -> str | None:
         return f"{spec.compute_dtype}, where oneDNN's kernels are float32"
     if spec.ndim > 3:
         return "more than three spatial axes"
-    if "gn" in spec.lhs_layout and not _weight_gradient(spec):
-        return "batch groups, which are products in a channel-last weight gradient only"
+    if _sums_positions(spec) and any(dilation > 1 for dilation in spec.lhs_dilation):
+        return "a weight gradient of a dilated input"
     return None
 
 
@@ -58,15 +58,26 @@ def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
     The operands of a narrow dtype are converted before, and the result after it.
     """
-    if "gn" in spec.lhs_layout or (spec.short_output and _weight_gradient(spec)):
-        lhs, rhs = (lax.convert_element_type(operand, _FLOAT32) for operand in spec.split(lhs, rhs))
-        return lax.convert_element_type(lax.reshape(_products(spec, lhs, rhs), spec.out_shape), spec.out_dtype)
-    last = dataclasses.replace(spec, lhs_layout=f"n{spec.spatial}gc", out_layout=f"n{spec.spatial}go", out_dtype=_FLOAT32)
     lhs, rhs = (lax.convert_element_type(operand, _FLOAT32) for operand in (lhs, rhs))
-    lhs = align(lhs, _merged(spec.lhs_layout), _merged(last.lhs_layout))
-    dilated = any(dilation > 1 for dilation in spec.lhs_dilation)
-    out = by_phase(_call, last, lhs, rhs) if dilated else _call(last, lhs, rhs)
-    return lax.convert_element_type(align(out, _merged(last.out_layout), _merged(spec.out_layout)), spec.out_dtype)
+    axes = f"n{spec.spatial}gc", spec.rhs_layout, f"n{spec.spatial}go"
+    if _sums_positions(spec):
+        axes = f"c{spec.spatial}gn", f"c{spec.spatial}go", f"{spec.spatial}ngo"
+    last = dataclasses.replace(spec, lhs_layout=axes[0], rhs_layout=axes[1], out_layout=axes[2], out_dtype=_FLOAT32)
+    lhs, rhs = spec.split(lhs, rhs)
+    lhs = lax.reshape(align(lhs, spec.lhs_layout, last.lhs_layout), last.lhs_shape)
+    rhs = lax.reshape(align(rhs, spec.rhs_layout, last.rhs_layout), last.rhs_shape)
+    if _sums_positions(spec):
+        out = _products(last, lhs, rhs)
+    else:
+        dilated = any(dilation > 1 for dilation in spec.lhs_dilation)
+        out = by_phase(_call, last, lhs, rhs) if dilated else _call(last, lhs, rhs)
+    out = align(lax.reshape(out, last.shape(last.out_layout, spec.out_size)), last.out_layout, spec.out_layout)
+    return lax.convert_element_type(lax.reshape(out, spec.out_shape), spec.out_dtype)
+
+
+def _sums_positions(spec: ConvSpec) -> bool:
+    """Whether this is a weight gradient, which is computed as products."""
+    return spec.short_output or "gn" in spec.lhs_layout
 
 
 def _merged(layout: str) -> str:
@@ -82,18 +93,13 @@ def _call(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     return jax.ffi.ffi_call(_TARGET, result, custom_call_api_version=1, legacy_backend_config=_config(spec))(lhs, rhs)
 
 
-def _weight_gradient(spec: ConvSpec) -> bool:
-    """Whether the axes are those in which JAX writes the weight gradient of an undilated convolution, channel-last."""
-    channel_last = f"c{spec.spatial}gn", f"c{spec.spatial}go", f"{spec.spatial}ngo"
-    return (spec.lhs_layout.replace("gc", "cg"), spec.rhs_layout, spec.out_layout) == channel_last and spec.phases == 1
-
-
 def _products(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """A weight gradient as products over all items and positions, one for some neighbouring columns of a row of the kernel.
 
     oneDNN takes the groups where they stand between positions and channels; for XLA's products they would have to be moved.
     """
-    lhs, positions = pad(spec, lhs), spec.in_channels * math.prod(spec.window)
+    (lhs, rhs), positions = spec.split(lhs, rhs), spec.in_channels * math.prod(spec.window)
+    lhs = pad(spec, lhs)
     cotangent = lax.reshape(rhs, (1, positions, spec.groups, spec.out_channels))
     result = math.prod(spec.out_shape)
     most = TEMPORARIES * (math.prod(spec.lhs_shape) + rhs.size + result) - lhs.size - result
@@ -199,12 +205,11 @@ def _right() -> bool:
         out_dtype=_FLOAT32,
     )
     lhs, rhs = (np.arange(math.prod(s), dtype=_FLOAT32).reshape(s) * 7 % 11 - 5 for s in (spec.lhs_shape, spec.rhs_shape))
-    device = jax.local_devices(backend="cpu")[0]
-    out = jax.jit(functools.partial(_call, spec))(*jax.device_put((lhs, rhs), device))
     padded = np.pad(lhs, ((0, 0), *spec.padding, (0, 0))).reshape(2, 6, 11, 2, 8)
     windows = [[padded[:, 2 * i : 2 * i + 4, j : j + 9 : 2] for j in range(3)] for i in range(2)]
     expected = np.einsum("ijnyxgc,ijcgo->nyxgo", windows, rhs.reshape(2, 3, 8, 2, 8))
     a, b = np.arange(120, dtype=_FLOAT32).reshape(1, 5, 3, 8) % 7 - 3, np.arange(60, dtype=_FLOAT32).reshape(1, 5, 3, 4) % 5 - 2
-    product = jax.jit(_product)(*jax.device_put((a, b), device))
+    both = jax.jit(lambda lhs, rhs, a, b: (_call(spec, lhs, rhs), _product(a, b)))
+    out, product = both(*jax.device_put((lhs, rhs, a, b), jax.local_devices(backend="cpu")[0]))
     right = np.array_equal(product, np.einsum("xpgm,xpgn->xmgn", a, b))
     return right and np.array_equal(out, expected.reshape(spec.out_shape))
