@@ -108,7 +108,10 @@ def _measured(row: Row, mode: str, implementations: list[str]) -> list[dict[str,
     times = alternate({name: c.sample for name, c in found.items()}, dict.fromkeys(found, 0.0), seconds=0.2, rounds=3)
     facts = {f"{name} plan": candidate.facts["lowering"] for name, candidate in found.items()}
     spec = found[implementations[1]].facts["spec"]
-    return [{"kind": row.kind, "layout": row.layout, "mode": mode, "spec": spec, **facts} | {n: t["min_s"] for n, t in times.items()}]
+    return [
+        {"kind": row.kind, "layout": row.layout, "mode": mode, "spec": spec, **facts}
+        | {n: t["min_s"] for n, t in times.items()}
+    ]
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def _depthwise(spec: ConvSpec) -> bool:
     near = all(step == 1 for step in spec.rhs_dilation) or (spec.ndim < 3 and reach <= REACH)
     strided = any(stride > 1 for stride in spec.strides) and math.prod(spec.lhs_shape) <= MOVED
     moved = spec.ndim > 1 and (strided or terms >= LARGE or spec.lhs_dtype != np.float32)
-    some = spec.in_channels == spec.out_channels == 1 and spec.groups >= 8 and terms > 1
+    some = spec.in_channels == spec.out_channels == 1 and spec.groups >= 8 and terms > 1 and not spec.over_the_map
     return some and near and _plain(spec) and (_channel_last(spec) or moved)
 
 
@@ -58,18 +58,21 @@ def _dilated(spec: ConvSpec) -> bool:
 
 
 def _gradient(spec: ConvSpec) -> bool:
-    least = 16 if math.prod(spec.out_size) == 1 else 32
-    plain = spec.lhs_layout == f"c{spec.spatial}gn" and spec.lhs_dtype == np.float32
-    return spec.short_output and plain and spec.groups > 1 and min(spec.batch, spec.out_channels) >= least
+    if spec.groups == 1:
+        least = math.inf if math.prod(spec.out_size) == 1 else 96
+    else:
+        least = 16 if math.prod(spec.out_size) == 1 else 32
+    channel_last = spec.lhs_layout.endswith("gn" if spec.groups > 1 else "n") and spec.lhs_dtype == np.float32
+    return spec.short_output and channel_last and spec.phases == 1 and min(spec.batch, spec.out_channels) >= least
 
 
 RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _depthwise,
         "onednn",
-        f"depthwise, at least 8 groups, channel-last, or, not in 1-D, of at least {LARGE} kernel elements, strided and of at "
-        f"most {MOVED} elements, or of a narrow dtype; the kernel undilated, or of a reach of at most {REACH}, not in 3-D: "
-        "oneDNN's kernel",
+        "depthwise, at least 8 groups, no kernel larger than the map, channel-last, or, not in 1-D, of at least "
+        f"{LARGE} kernel elements, strided and of at most {MOVED} elements, or of a narrow dtype; the kernel undilated, or of a "
+        f"reach of at most {REACH}, not in 3-D: oneDNN's kernel",
     ),
     (
         _grouped,
@@ -81,7 +84,8 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _gradient,
         "onednn",
-        "a weight gradient, channel-last, of groups of at least 32 channels in and out, 16 of a 1x1 kernel: oneDNN's products",
+        "a weight gradient, channel-last, of groups of at least 32 channels in and out, 16 of a 1x1 kernel, 96 of one group "
+        "(there not of a 1x1 kernel): oneDNN's products",
     ),
     (_dilated, "onednn", "a dilated input, groups of at least 16 channels in and out: oneDNN's kernel for each phase"),
 )
