@@ -71,8 +71,8 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         _depthwise,
         "onednn",
         "depthwise, at least 8 groups, no kernel larger than the map, channel-last, or, not in 1-D, of at least "
-        f"{LARGE} kernel elements, strided and of at most {MOVED} elements, or of a narrow dtype; the kernel undilated, or of a "
-        f"reach of at most {REACH}, not in 3-D: oneDNN's kernel",
+        f"{LARGE} kernel elements, strided and of at most {MOVED} elements, or of a narrow dtype; the kernel undilated, or of "
+        f"a reach of at most {REACH}, not in 3-D: oneDNN's kernel",
     ),
     (
         _grouped,
