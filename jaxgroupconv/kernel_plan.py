@@ -13,6 +13,7 @@ from jaxgroupconv.spec import ConvSpec
 
 LARGE = 225  # kernel elements, from which on a depthwise sum is worth moving
 MOVED = 1 << 20  # elements, up to which a strided one is
+FLOPS = 2 * 10**7  # from which on a call costs little beside what it computes
 REACH = 8  # of a dilated depthwise kernel; oneDNN has no depthwise code beyond it, and computes all pairs of channels instead
 
 
@@ -32,7 +33,7 @@ def _depthwise(spec: ConvSpec) -> bool:
     near = all(step == 1 for step in spec.rhs_dilation) or (spec.ndim < 3 and reach <= REACH)
     strided = any(stride > 1 for stride in spec.strides) and math.prod(spec.lhs_shape) <= MOVED
     moved = spec.ndim > 1 and (strided or terms >= LARGE or spec.lhs_dtype != np.float32)
-    some = spec.in_channels == spec.out_channels == 1 and spec.groups >= 8 and terms > 1 and not spec.over_the_map
+    some = spec.in_channels == spec.out_channels == 1 and spec.groups >= 8 and 1 < terms <= 2 * math.prod(spec.in_size)
     return some and near and _plain(spec) and (_channel_last(spec) or moved)
 
 
@@ -50,6 +51,11 @@ def _dense(spec: ConvSpec) -> bool:
 def _pointwise(spec: ConvSpec) -> bool:
     least = min(spec.in_channels, spec.out_channels)
     return spec.groups > 1 and math.prod(spec.window) == 1 and least >= 8 and _channel_last(spec) and _plain(spec)
+
+
+def _dense_pointwise_gradient(spec: ConvSpec) -> bool:
+    moved = _channel_last(spec) and not spec.rhs_layout.endswith("o")  # XLA's product transposes such a kernel
+    return spec.groups == 1 and math.prod(spec.window) == 1 and moved and spec.flops >= FLOPS and _plain(spec)
 
 
 def _dilated(spec: ConvSpec) -> bool:
@@ -70,7 +76,7 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _depthwise,
         "onednn",
-        "depthwise, at least 8 groups, no kernel larger than the map, channel-last, or, not in 1-D, of at least "
+        "depthwise, at least 8 groups, a kernel of at most twice the map, channel-last, or, not in 1-D, of at least "
         f"{LARGE} kernel elements, strided and of at most {MOVED} elements, or of a narrow dtype; the kernel undilated, or of "
         f"a reach of at most {REACH}, not in 3-D: oneDNN's kernel",
     ),
@@ -81,6 +87,11 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     ),
     (_dense, "onednn", "one group of at least 4 channels in and out, channel-first 8: oneDNN's kernel"),
     (_pointwise, "onednn", "a kernel of size one, channel-last, groups of at least 8 channels in and out: oneDNN's kernel"),
+    (
+        _dense_pointwise_gradient,
+        "onednn",
+        f"an input gradient of a 1x1 kernel of one group, channel-last, of at least {FLOPS} operations: oneDNN's kernel",
+    ),
     (
         _gradient,
         "onednn",
