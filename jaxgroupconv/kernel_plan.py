@@ -13,7 +13,8 @@ from jaxgroupconv.spec import ConvSpec
 
 LARGE = 225  # kernel elements, from which on a depthwise sum is worth moving
 MOVED = 1 << 20  # elements, up to which a strided one is
-FLOPS = 2 * 10**7  # from which on a call costs little beside what it computes
+LEAST = 2 * 10**6  # operations, from which on a call's some ten microseconds, and that nothing is fused to it, are paid for
+DENSE_POINTWISE = 2 * 10**7  # the same beside XLA's product
 REACH = 8  # of a dilated depthwise kernel; oneDNN has no depthwise code beyond it, and computes all pairs of channels instead
 
 
@@ -55,7 +56,7 @@ def _pointwise(spec: ConvSpec) -> bool:
 
 def _dense_pointwise_gradient(spec: ConvSpec) -> bool:
     moved = _channel_last(spec) and not spec.rhs_layout.endswith("o")  # XLA's product transposes such a kernel
-    return spec.groups == 1 and math.prod(spec.window) == 1 and moved and spec.flops >= FLOPS and _plain(spec)
+    return spec.groups == 1 and math.prod(spec.window) == 1 and moved and spec.flops >= DENSE_POINTWISE and _plain(spec)
 
 
 def _dilated(spec: ConvSpec) -> bool:
@@ -90,7 +91,7 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _dense_pointwise_gradient,
         "onednn",
-        f"an input gradient of a 1x1 kernel of one group, channel-last, of at least {FLOPS} operations: oneDNN's kernel",
+        f"an input gradient of a 1x1 kernel of one group, channel-last, of at least {DENSE_POINTWISE} operations: oneDNN's kernel",
     ),
     (
         _gradient,

@@ -29,7 +29,7 @@ def plan(spec: ConvSpec, platform: str, kernels: bool = False) -> Plan:
     """The lowering that is used under `implementation="portable"`, or, with kernels, under `"auto"` where there are any.
 
     Nothing is measured and no device is touched: the same spec has the same plan everywhere. On `cpu` it is the first line that
-    applies and whose lowering does not refuse, without kernels the first of the others than `onednn`:
+    applies and whose lowering does not refuse; without kernels, or with less than {least} operations, it is none that is `onednn`:
 
     {rules}
 
@@ -52,7 +52,7 @@ def plan(spec: ConvSpec, platform: str, kernels: bool = False) -> Plan:
         return Plan("native", f"nothing is measured on {platform} yet")
     if (refusal := not_understood(spec)) is not None:
         return Plan("native", refusal)
-    for applies, name, reason in (kernel_plan.RULES if kernels else ()) + cpu_plan.RULES:
+    for applies, name, reason in (kernel_plan.RULES if kernels and spec.flops >= kernel_plan.LEAST else ()) + cpu_plan.RULES:
         if applies(spec) and LOWERINGS[name].why_not(spec) is None:
             return Plan(name, reason)
     return Plan("native", "every other lowering refuses")
@@ -89,5 +89,6 @@ def _without_gathering(spec: ConvSpec, chosen: Plan) -> Plan:
 
 
 plan.__doc__ = (plan.__doc__ or "").format(
-    rules="\n    ".join(f"{i}. {why} -> `{name}`" for i, (_, name, why) in enumerate((*kernel_plan.RULES, *cpu_plan.RULES), 1))
+    least=kernel_plan.LEAST,
+    rules="\n    ".join(f"{i}. {why} -> `{name}`" for i, (_, name, why) in enumerate((*kernel_plan.RULES, *cpu_plan.RULES), 1)),
 )

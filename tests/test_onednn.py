@@ -18,13 +18,13 @@ from jax import export, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxgroupconv as jgc
-from jaxgroupconv import LOWERINGS, plan
+from jaxgroupconv import LOWERINGS, kernel_plan, plan
 from jaxgroupconv.lowerings import onednn
 from jaxgroupconv.planner import choose
 
 CALL = "__onednn$convolution"
 SAME = ((1, 1), (1, 1))
-GROUPED = Case("", (2, 9, 9, 32), (3, 3, 8, 32), groups=4, padding=SAME, layouts=NHWC)
+GROUPED = Case("", (2, 20, 20, 32), (3, 3, 8, 32), groups=4, padding=SAME, layouts=NHWC)
 
 called = pytest.mark.skipif("onednn" not in AVAILABLE, reason="not with this jaxlib or on this machine, as the first test says")
 
@@ -213,9 +213,16 @@ DEPTHWISE = dict(groups=24, padding=SAME)
     ],
     ids=lambda value: str(getattr(value, "spec", value)),
 )
-def test_it_is_planned_for_vectors_of_channels(case, planned):
-    assert (plan(case.spec, "cpu", kernels=True).name == "onednn") == planned
+def test_it_is_planned_for_vectors_of_channels(case, planned, monkeypatch):
+    monkeypatch.setattr(kernel_plan, "LEAST", 0)  # so that the maps may be small
+    assert (plan.__wrapped__(case.spec, "cpu", kernels=True).name == "onednn") == planned
     assert plan(case.spec, "cpu").name != "onednn"
+
+
+@pytest.mark.parametrize(("size", "planned"), [(9, False), (20, True)])
+def test_a_call_is_not_worth_a_small_convolution(size, planned):
+    case = Case("", (2, size, size, 32), (3, 3, 8, 32), groups=4, padding=SAME, layouts=NHWC)
+    assert (plan(case.spec, "cpu", kernels=True).name == "onednn") == planned
 
 
 WEIGHT_GRADIENTS = [
