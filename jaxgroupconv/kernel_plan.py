@@ -91,7 +91,8 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _dense_pointwise_gradient,
         "onednn",
-        f"an input gradient of a 1x1 kernel of one group, channel-last, of at least {DENSE_POINTWISE} operations: oneDNN's kernel",
+        f"an input gradient of a 1x1 kernel of one group, channel-last, of at least {DENSE_POINTWISE} operations: oneDNN's "
+        "kernel",
     ),
     (
         _gradient,

@@ -29,7 +29,7 @@ def plan(spec: ConvSpec, platform: str, kernels: bool = False) -> Plan:
     """The lowering that is used under `implementation="portable"`, or, with kernels, under `"auto"` where there are any.
 
     Nothing is measured and no device is touched: the same spec has the same plan everywhere. On `cpu` it is the first line that
-    applies and whose lowering does not refuse; without kernels, or with less than {least} operations, it is none that is `onednn`:
+    applies and whose lowering does not refuse; without kernels, or of fewer than {least} operations, the first but `onednn`:
 
     {rules}
 
