@@ -13,7 +13,7 @@ from jaxgroupconv.spec import ConvSpec
 
 LARGE = 225  # kernel elements, from which on a depthwise sum is worth moving
 MOVED = 1 << 20  # elements, up to which a strided one is
-LEAST = 2 * 10**6  # operations, from which on a call's some ten microseconds, and that nothing is fused to it, are paid for
+LEAST = 5 * 10**5  # operations, from which on a call's some ten microseconds, and that nothing is fused to it, are paid for
 DENSE_POINTWISE = 2 * 10**7  # the same beside XLA's product
 REACH = 8  # of a dilated depthwise kernel; oneDNN has no depthwise code beyond it, and computes all pairs of channels instead
 

@@ -219,7 +219,7 @@ def test_it_is_planned_for_vectors_of_channels(case, planned, monkeypatch):
     assert plan(case.spec, "cpu").name != "onednn"
 
 
-@pytest.mark.parametrize(("size", "planned"), [(9, False), (20, True)])
+@pytest.mark.parametrize(("size", "planned"), [(7, False), (9, True)])
 def test_a_call_is_not_worth_a_small_convolution(size, planned):
     case = Case("", (2, size, size, 32), (3, 3, 8, 32), groups=4, padding=SAME, layouts=NHWC)
     assert (plan(case.spec, "cpu", kernels=True).name == "onednn") == planned
