@@ -44,3 +44,8 @@ def test_rows_are_checked_timed_written_and_reported(tmp_path):
         data["machine"]["backend"] = backend
         (tmp_path / "cpu.json").write_text(json.dumps(data))
         assert f"| report 37922 s2 d2 NCW bfloat16 | dw | {milliseconds}.000 | " in run("report", out, "--rows")
+
+
+def test_random_shapes_are_summed_up_by_class_layout_and_mode():
+    measurements = [{"kind": "grouped", "layout": "NHWC", "mode": "fwd", "portable": t, "auto": 1.0} for t in (1.0, 2.0, 4.0)]
+    assert summary(measurements, "portable", "auto")[-1] == "| grouped, last, fwd | 3 | 2.00 | 1.00 | 1.00 |"
