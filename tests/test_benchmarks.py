@@ -46,6 +46,11 @@ def test_rows_are_checked_timed_written_and_reported(tmp_path):
         assert f"| report 37922 s2 d2 NCW bfloat16 | dw | {milliseconds}.000 | " in run("report", out, "--rows")
 
 
-def test_random_shapes_are_summed_up_by_class_layout_and_mode():
-    measurements = [{"kind": "grouped", "layout": "NHWC", "mode": "fwd", "portable": t, "auto": 1.0} for t in (1.0, 2.0, 4.0)]
-    assert summary(measurements, "portable", "auto")[-1] == "| grouped, last, fwd | 3 | 2.00 | 1.00 | 1.00 |"
+def test_random_shapes_are_compared_and_summed_up(tmp_path):
+    out = tmp_path / "random.json"
+    words = ["portable", "taps", "--kinds", "depthwise", "--modes", "fwd", "--minutes", "0.05", "--out", str(out)]
+    lines = run("random_shapes", *words).splitlines()
+    measurements = json.loads(out.read_text())["measurements"]
+    assert lines[0] == "| class, channels, mode | shapes | portable / taps | 5 % below | least |" and measurements
+    assert {line.split(",")[0] for line in lines[2:]} == {"| depthwise"}
+    assert {m["taps plan"] for m in measurements} == {"taps"} and all(m["portable"] > 0 < m["taps"] for m in measurements)
