@@ -10,10 +10,6 @@ from jaxgroupconv.lowerings.weight_sums import transposed
 from jaxgroupconv.spec import ConvSpec
 
 
-def _channel_last(spec: ConvSpec) -> bool:
-    return not spec.lhs_layout.endswith(spec.spatial)
-
-
 def _strided(spec: ConvSpec) -> bool:
     return any(stride > 1 for stride in spec.strides)
 
@@ -29,14 +25,14 @@ def _thin_dense(spec: ConvSpec) -> bool:
 
 
 def _thin_dense_products(spec: ConvSpec) -> bool:
-    few = spec.ndim == 2 and spec.batch <= 2 and not _channel_last(spec)
+    few = spec.ndim == 2 and spec.batch <= 2 and not spec.channel_last
     return few and _thin_dense(spec) and spec.out_channels > (16 if _strided(spec) else 32)
 
 
 def _thin_dense_sums(spec: ConvSpec) -> bool:
     few = spec.out_channels <= 16
     most = 64 if few else 32
-    plain = spec.ndim == 2 and (_channel_last(spec) or not _strided(spec))
+    plain = spec.ndim == 2 and (spec.channel_last or not _strided(spec))
     return _thin_dense(spec) and spec.in_channels * math.prod(spec.window) <= most and (plain or few)
 
 
@@ -44,7 +40,7 @@ def _dense_pointwise(spec: ConvSpec) -> bool:
     """One group and a kernel of size one; where the kernel has to be transposed, it is a small part of the operands."""
     positions, channels = spec.batch * math.prod(spec.out_size), spec.in_channels + spec.out_channels
     moved = 4 * spec.in_channels * spec.out_channels if _gathered(spec) else 0
-    enough = positions >= (4 if spec.batch == 1 or _channel_last(spec) else 32 * spec.batch)
+    enough = positions >= (4 if spec.batch == 1 or spec.channel_last else 32 * spec.batch)
     return _pointwise(spec) and enough and positions * channels >= moved
 
 
@@ -60,7 +56,7 @@ def _volumetric_sums(spec: ConvSpec) -> bool:
         return False
     many, strided = spec.batch * math.prod(spec.out_size) >= 64 * spec.in_channels, _strided(spec)
     return (many and spec.in_channels <= (24 if strided else 64)) or (
-        _channel_last(spec) and not strided and spec.in_channels <= 128
+        spec.channel_last and not strided and spec.in_channels <= 128
     )
 
 
@@ -72,12 +68,12 @@ def _volumetric_products(spec: ConvSpec) -> bool:
     if spec.short_output:
         wide = spec.batch * spec.out_channels >= 16 * 16 or spec.phases > 4
         return wide and min(spec.batch, spec.out_channels) > 2 and (sparse or spec.in_channels == 1)
-    return spec.in_channels > 12 and (sparse or _channel_last(spec) or (spec.batch == 1 and spec.in_channels < 128))
+    return spec.in_channels > 12 and (sparse or spec.channel_last or (spec.batch == 1 and spec.in_channels < 128))
 
 
 def _disjoint(spec: ConvSpec) -> bool:
     wide = spec.in_channels > 16 and (spec.groups > 1 or spec.phases > 4)
-    return spec.disjoint and not spec.short_output and (not _channel_last(spec) or spec.in_channels == 1 or wide)
+    return spec.disjoint and not spec.short_output and (not spec.channel_last or spec.in_channels == 1 or wide)
 
 
 def _dense_gradient(spec: ConvSpec) -> bool:
@@ -87,7 +83,7 @@ def _dense_gradient(spec: ConvSpec) -> bool:
     large = math.prod(spec.rhs_shape) * spec.rhs_dtype.itemsize >= 24 << 20
     few = spec.out_channels <= 8 and spec.in_channels <= 2
     thin = spec.out_channels > 8 and spec.batch >= 4 and spec.batch * math.prod(spec.out_size) <= 64
-    if not _channel_last(spec):
+    if not spec.channel_last:
         thin &= spec.out_channels <= 32 and all(step == 1 for step in spec.rhs_dilation)
     unlucky = spec.ndim == 2 and (large or few or (thin and math.prod(spec.window) >= 1 << 13))
     return unlucky or spec.phases > 1 or math.prod(spec.out_size) == 1
@@ -100,7 +96,7 @@ def _thin_gradient(spec: ConvSpec) -> bool:
         most = 15
     elif spec.lhs_layout.startswith("g"):  # of a vmap over the weights: a sum's elements are far apart
         most = 8 * 8
-    elif _channel_last(spec):
+    elif spec.channel_last:
         most = 32 * 32
     elif any(d > 1 for d in spec.rhs_dilation):
         most = 8 * 8 if spec.out_channels % VECTOR else 16 * 16
@@ -116,7 +112,7 @@ def _wide_gradient_of_positions(spec: ConvSpec) -> bool:
     apart = pitch % 2048 > 0 if sparse else pitch % 512 > 0 and math.prod(spec.out_size) <= 9
     wide = min(spec.batch, spec.out_channels) >= 32 and spec.batch * spec.out_channels <= 128 * 128
     plain = spec.groups > 1 and spec.phases == 1 and math.prod(spec.out_size) > 1 and spec.lhs_layout.startswith("c")
-    return spec.short_output and _channel_last(spec) and many and apart and wide and plain
+    return spec.short_output and spec.channel_last and many and apart and wide and plain
 
 
 def _few_thin_gradient(spec: ConvSpec) -> bool:
@@ -128,7 +124,7 @@ def _wide_gradient_of_items(spec: ConvSpec) -> bool:
     """Several items of few wide groups: lax's dense gradient keeps what products of one item after the other load again."""
     few = spec.short_output and 1 < spec.groups <= MAX_UNROLLED and math.prod(spec.out_size) > 1
     wide = spec.ndim == 2 and spec.phases == 1 and min(spec.batch, spec.out_channels) >= 32
-    return few and wide and spec.in_channels >= (2 if _channel_last(spec) else 4)
+    return few and wide and spec.in_channels >= (2 if spec.channel_last else 4)
 
 
 def _scale(spec: ConvSpec) -> bool:
@@ -137,7 +133,7 @@ def _scale(spec: ConvSpec) -> bool:
 
 def _pointwise_products(spec: ConvSpec) -> bool:
     """A kernel of size one whose product is faster than its sum; channel-last, a product has to move the groups first."""
-    if _channel_last(spec):  # large operands are dear to move; in a gradient the sum has to move the kernel
+    if spec.channel_last:  # large operands are dear to move; in a gradient the sum has to move the kernel
         enough = spec.in_channels > (48 if spec.bytes >= 6 << 20 and spec.rhs_layout.endswith("o") else 24)
     elif spec.batch == 1:
         enough = spec.in_channels >= 8
@@ -147,14 +143,14 @@ def _pointwise_products(spec: ConvSpec) -> bool:
 
 
 def _large_pointwise_gradient(spec: ConvSpec) -> bool:
-    large = _channel_last(spec) and not spec.rhs_layout.endswith("o") and spec.bytes >= 12 << 20
+    large = spec.channel_last and not spec.rhs_layout.endswith("o") and spec.bytes >= 12 << 20
     return large and _pointwise(spec) and spec.groups <= MAX_UNROLLED and 24 < spec.in_channels <= 48
 
 
 def _thin(spec: ConvSpec) -> bool:
-    if spec.groups <= MAX_UNROLLED and not (_channel_last(spec) and spec.disjoint):
+    if spec.groups <= MAX_UNROLLED and not (spec.channel_last and spec.disjoint):
         most = 12
-    elif _channel_last(spec):
+    elif spec.channel_last:
         most = 24
     else:
         many = 14 * 14 if _gathered(spec) and spec.batch == 1 else 56 * 56
@@ -164,7 +160,7 @@ def _thin(spec: ConvSpec) -> bool:
 
 def _thin_strided(spec: ConvSpec) -> bool:
     """Sums that read every second column are no vector loops."""
-    plain = spec.phases == 1 and not _pointwise(spec) and not _channel_last(spec)
+    plain = spec.phases == 1 and not _pointwise(spec) and not spec.channel_last
     return plain and _strided(spec) and 8 <= spec.in_channels <= 12
 
 
@@ -184,20 +180,20 @@ def _many_groups(spec: ConvSpec) -> bool:
     if spec.batch * positions <= 64:
         small = not _gathered(spec)
     else:
-        small = spec.phases == 1 and not _channel_last(spec) and (positions >= 28 * 28 or not _gathered(spec))
+        small = spec.phases == 1 and not spec.channel_last and (positions >= 28 * 28 or not _gathered(spec))
     return small and spec.groups > MAX_UNROLLED and _few_elements(spec)
 
 
 def _patches(spec: ConvSpec) -> bool:
     """Strided single items, or groups so wide that the patches cost little beside their product, channel-first."""
     strided = spec.batch == 1 and _strided(spec)
-    wide = _few_elements(spec) and spec.in_channels >= 40 and not _channel_last(spec) and not _gathered(spec)
+    wide = _few_elements(spec) and spec.in_channels >= 40 and not spec.channel_last and not _gathered(spec)
     return spec.phases == 1 and math.prod(spec.window) > 1 and (strided or wide)
 
 
 def _thin_dilated(spec: ConvSpec) -> bool:
-    terms, least = spec.in_channels * math.prod(spec.window) / spec.phases, 12 if _channel_last(spec) else 5
-    many = spec.batch * math.prod(spec.out_size) >= 6000 and spec.out_size[-1] >= PHASE_COLUMNS and not _channel_last(spec)
+    terms, least = spec.in_channels * math.prod(spec.window) / spec.phases, 12 if spec.channel_last else 5
+    many = spec.batch * math.prod(spec.out_size) >= 6000 and spec.out_size[-1] >= PHASE_COLUMNS and not spec.channel_last
     return spec.phases > 1 and least < spec.in_channels <= 16 and terms > 2 * least and not (many and _thin(spec))
 
 

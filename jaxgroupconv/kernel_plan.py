@@ -20,12 +20,8 @@ REACH = 8  # of a dilated depthwise kernel; oneDNN has no depthwise code beyond 
 
 def _plain(spec: ConvSpec) -> bool:
     """No dilated input, no weight gradient, and enough terms to pay for the conversion of a narrow dtype."""
-    terms, gradient = spec.in_channels * math.prod(spec.window), spec.short_output or "gn" in spec.lhs_layout
-    return spec.phases == 1 and not gradient and (spec.lhs_dtype == np.float32 or terms >= 48)
-
-
-def _channel_last(spec: ConvSpec) -> bool:
-    return not spec.lhs_layout.endswith(spec.spatial)
+    terms = spec.in_channels * math.prod(spec.window)
+    return spec.phases == 1 and not spec.over_batch and (spec.lhs_dtype == np.float32 or terms >= 48)
 
 
 def _depthwise(spec: ConvSpec) -> bool:
@@ -35,27 +31,27 @@ def _depthwise(spec: ConvSpec) -> bool:
     strided = any(stride > 1 for stride in spec.strides) and math.prod(spec.lhs_shape) <= MOVED
     moved = spec.ndim > 1 and (strided or terms >= LARGE or spec.lhs_dtype != np.float32)
     some = spec.in_channels == spec.out_channels == 1 and spec.groups >= 8 and 1 < terms <= 2 * math.prod(spec.in_size)
-    return some and near and _plain(spec) and (_channel_last(spec) or moved)
+    return some and near and _plain(spec) and (spec.channel_last or moved)
 
 
 def _grouped(spec: ConvSpec) -> bool:
     least = min(spec.in_channels, spec.out_channels)
-    enough = least >= 4 or (least > 1 and spec.out_channels >= 6) if _channel_last(spec) else least >= 6
+    enough = least >= 4 or (least > 1 and spec.out_channels >= 6) if spec.channel_last else least >= 6
     return spec.groups > 1 and math.prod(spec.window) > 1 and enough and _plain(spec)
 
 
 def _dense(spec: ConvSpec) -> bool:
-    enough = min(spec.in_channels, spec.out_channels) >= (4 if _channel_last(spec) else 8)
+    enough = min(spec.in_channels, spec.out_channels) >= (4 if spec.channel_last else 8)
     return spec.groups == 1 and math.prod(spec.window) > 1 and enough and _plain(spec)
 
 
 def _pointwise(spec: ConvSpec) -> bool:
     least = min(spec.in_channels, spec.out_channels)
-    return spec.groups > 1 and math.prod(spec.window) == 1 and least >= 8 and _channel_last(spec) and _plain(spec)
+    return spec.groups > 1 and math.prod(spec.window) == 1 and least >= 8 and spec.channel_last and _plain(spec)
 
 
 def _dense_pointwise_gradient(spec: ConvSpec) -> bool:
-    moved = _channel_last(spec) and not spec.rhs_layout.endswith("o")  # XLA's product transposes such a kernel
+    moved = spec.channel_last and not spec.rhs_layout.endswith("o")  # XLA's product transposes such a kernel
     return spec.groups == 1 and math.prod(spec.window) == 1 and moved and spec.flops >= DENSE_POINTWISE and _plain(spec)
 
 

@@ -64,26 +64,31 @@ def choose(spec: ConvSpec, implementation: str, platform: str, partitioned: bool
     Where XLA shares a program out among devices (`partitioned`), a plan that would gather their shards is replaced. There, and
     where the program is for another process (`exported`), nothing is planned that XLA cannot look into.
     """
-    if partitioned or exported or implementation == "portable" or platform != "cpu":
-        closed = "an exported, shared or portable program holds no calls of kernels"
-    else:
-        closed = LOWERINGS["onednn"].unavailable()
-    chosen = plan(spec, platform, kernels=closed is None)
+    within = platform == "cpu" and implementation != "portable" and not (partitioned or exported)
+
+    def refusal(name: str) -> str | None:
+        if name == "onednn" and not within:
+            return LOWERINGS[name].why_not(spec) or "an exported, shared or portable program holds no calls of kernels"
+        return LOWERINGS[name].why_not(spec) or LOWERINGS[name].unavailable()
+
+    if implementation in LOWERINGS and refusal(implementation) is None:
+        return Plan(implementation, "asked for")
+    chosen = plan(spec, platform, kernels=within)
+    if refusal(chosen.name) is not None:  # the process lacks kernels, which is asked only where one would be planned
+        chosen = plan(spec, platform)
     if implementation in LOWERINGS:
-        refusal = LOWERINGS[implementation].why_not(spec) or (closed if implementation == "onednn" else None)
-        if refusal is None:
-            return Plan(implementation, "asked for")
-        chosen = Plan(chosen.name, f"{implementation} refuses: {refusal}; {chosen.reason}")
+        chosen = Plan(chosen.name, f"{implementation} refuses: {refusal(implementation)}; {chosen.reason}")
     return _without_gathering(spec, chosen) if partitioned and chosen.name != "native" else chosen
 
 
 def _without_gathering(spec: ConvSpec, chosen: Plan) -> Plan:
     if spec.groups == 1:
         return Plan("native", "one group on several devices: XLA's partitioner knows lax's own lowering best")
-    over_batch = spec.short_output or "gn" in spec.lhs_layout  # a weight gradient: its sums are over the batch
-    if chosen.name not in ("per_group", "feature_groups") and not (chosen.name == "taps" and over_batch):
+    if chosen.name not in ("per_group", "feature_groups") and not (chosen.name == "taps" and spec.over_batch):
         return chosen
-    products = LOWERINGS["matmul"].why_not(spec) is None and (spec.short_output or not over_batch)  # else a sum for each row
+    products = LOWERINGS["matmul"].why_not(spec) is None and (
+        spec.short_output or not spec.over_batch
+    )  # else a sum for each row
     name = "matmul" if products else "native"
     return Plan(name, f"on several devices, where {chosen.name} would gather the shards")
 

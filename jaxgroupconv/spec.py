@@ -106,6 +106,16 @@ class ConvSpec:
         return math.prod(d // math.gcd(d, s) for d, s in zip(self.lhs_dilation, self.strides, strict=True))
 
     @property
+    def channel_last(self) -> bool:
+        """Whether the input's minor axis is none of the spatial ones."""
+        return not self.lhs_layout.endswith(self.spatial)
+
+    @property
+    def over_batch(self) -> bool:
+        """Whether this is a weight gradient, by its geometry or its batch groups: its sums are over the batch."""
+        return self.short_output or "gn" in self.lhs_layout
+
+    @property
     def over_the_map(self) -> bool:
         """Whether the kernel has more elements than the (dilated) input has positions."""
         sizes = (size * dilation for size, dilation in zip(self.in_size, self.lhs_dilation, strict=True))

@@ -2,7 +2,7 @@
 
 XLA has that name for its own use (`xla_cpu_experimental_onednn_custom_call`). So nothing is taken for granted: only versions of
 jaxlib are called that were tried at length (others may wait for ever, or end the process where they read a call differently),
-and before the first call a process computes a small convolution with it, and keeps to the other lowerings if that fails.
+and before the first call a process computes a small convolution and a product, and keeps to the other lowerings if that fails.
 
 A call is opaque to XLA. Its partitioner would gather the operands, an exported program would ask another machine for the name,
 and XLA cannot store a compiled program that holds one. Where that matters, oneDNN is not planned.
@@ -48,7 +48,7 @@ def why_not(spec: ConvSpec) -> str | None:
         return f"{spec.compute_dtype}, where oneDNN's kernels are float32"
     if spec.ndim > 3:
         return "more than three spatial axes"
-    if _sums_positions(spec) and any(dilation > 1 for dilation in spec.lhs_dilation):
+    if spec.over_batch and any(dilation > 1 for dilation in spec.lhs_dilation):
         return "a weight gradient of a dilated input"
     return None
 
@@ -60,24 +60,18 @@ def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """
     lhs, rhs = (lax.convert_element_type(operand, _FLOAT32) for operand in (lhs, rhs))
     axes = f"n{spec.spatial}gc", spec.rhs_layout, f"n{spec.spatial}go"
-    if _sums_positions(spec):
+    if spec.over_batch:
         axes = f"c{spec.spatial}gn", f"c{spec.spatial}go", f"{spec.spatial}ngo"
     last = dataclasses.replace(spec, lhs_layout=axes[0], rhs_layout=axes[1], out_layout=axes[2], out_dtype=_FLOAT32)
     lhs, rhs = spec.split(lhs, rhs)
-    lhs = lax.reshape(align(lhs, spec.lhs_layout, last.lhs_layout), last.lhs_shape)
-    rhs = lax.reshape(align(rhs, spec.rhs_layout, last.rhs_layout), last.rhs_shape)
-    if _sums_positions(spec):
+    lhs, rhs = align(lhs, spec.lhs_layout, last.lhs_layout), align(rhs, spec.rhs_layout, last.rhs_layout)
+    if spec.over_batch:
         out = _products(last, lhs, rhs)
     else:
         dilated = any(dilation > 1 for dilation in spec.lhs_dilation)
         out = by_phase(_call, last, lhs, rhs) if dilated else _call(last, lhs, rhs)
-    out = align(lax.reshape(out, last.shape(last.out_layout, spec.out_size)), last.out_layout, spec.out_layout)
-    return lax.convert_element_type(lax.reshape(out, spec.out_shape), spec.out_dtype)
-
-
-def _sums_positions(spec: ConvSpec) -> bool:
-    """Whether this is a weight gradient, which is computed as products."""
-    return spec.short_output or "gn" in spec.lhs_layout
+    out = lax.reshape(align(out, last.out_layout, spec.out_layout), spec.out_shape)
+    return lax.convert_element_type(out, spec.out_dtype)
 
 
 def _merged(layout: str) -> str:
@@ -85,12 +79,15 @@ def _merged(layout: str) -> str:
 
 
 def _call(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """An undilated input's convolution. In one dimension it is a plane of height one, for which there are faster kernels."""
-    if spec.ndim == 1:
-        plane = _as_plane(spec)
-        return lax.reshape(_call(plane, lax.reshape(lhs, plane.lhs_shape), lax.reshape(rhs, plane.rhs_shape)), spec.out_shape)
-    result = jax.ShapeDtypeStruct(spec.out_shape, _FLOAT32)
-    return jax.ffi.ffi_call(_TARGET, result, custom_call_api_version=1, legacy_backend_config=_config(spec))(lhs, rhs)
+    """An undilated input's convolution, group axes split; in 1-D as a plane of height one, for which kernels are faster."""
+    plane = _as_plane(spec) if spec.ndim == 1 else spec
+    operands = lax.reshape(lhs, plane.lhs_shape), lax.reshape(rhs, plane.rhs_shape)
+    return lax.reshape(_kernel(_TARGET, _config(plane), plane.out_shape, *operands), spec.shape(spec.out_layout, spec.out_size))
+
+
+def _kernel(target: str, config: str, shape: Sequence[int], *operands: Array) -> Array:
+    result = jax.ShapeDtypeStruct(shape, _FLOAT32)
+    return jax.ffi.ffi_call(target, result, custom_call_api_version=1, legacy_backend_config=config)(*operands)
 
 
 def _products(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
@@ -98,8 +95,7 @@ def _products(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
     oneDNN takes the groups where they stand between positions and channels; for XLA's products they would have to be moved.
     """
-    (lhs, rhs), positions = spec.split(lhs, rhs), spec.in_channels * math.prod(spec.window)
-    lhs = pad(spec, lhs)
+    lhs, positions = pad(spec, lhs), spec.in_channels * math.prod(spec.window)
     cotangent = lax.reshape(rhs, (1, positions, spec.groups, spec.out_channels))
     result = math.prod(spec.out_shape)
     most = TEMPORARIES * (math.prod(spec.lhs_shape) + rhs.size + result) - lhs.size - result
@@ -117,16 +113,14 @@ def _products(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     *rows, columns = ([i * step for i in range(n)] for n, step in zip(spec.out_size, spec.strides, strict=True))
     some = [columns[i : i + at_a_time] for i in range(0, len(columns), at_a_time)]
     starts = [[(*row, column) for column in part] for row in itertools.product(*rows) for part in some]
-    return lax.concatenate(list(map(product_at, starts)), 1)
+    return lax.reshape(lax.concatenate(list(map(product_at, starts)), 1), spec.shape(spec.out_layout, spec.out_size))
 
 
 def _product(a: Array, b: Array) -> Array:
     """(1, p, g, m) and (1, p, g, n) to (1, m, g, n), summed over p."""
     axes = {"lhs": [1, 3, 4, 2], "rhs": [1, 3, 2, 4], "result": [1, 3, 2, 4]}  # of batch, group, row and column, from 1
     config = {"onednn_matmul_config": {name: {"tensor": {"dimensions": order}} for name, order in axes.items()}}
-    result = jax.ShapeDtypeStruct((1, a.shape[3], *b.shape[2:]), _FLOAT32)
-    call = jax.ffi.ffi_call(_PRODUCT, result, custom_call_api_version=1, legacy_backend_config=json.dumps(config))
-    return call(a, b)
+    return _kernel(_PRODUCT, json.dumps(config), (1, a.shape[3], *b.shape[2:]), a, b)
 
 
 def _as_plane(spec: ConvSpec) -> ConvSpec:
@@ -212,4 +206,4 @@ def _right() -> bool:
     both = jax.jit(lambda lhs, rhs, a, b: (_call(spec, lhs, rhs), _product(a, b)))
     out, product = both(*jax.device_put((lhs, rhs, a, b), jax.local_devices(backend="cpu")[0]))
     right = np.array_equal(product, np.einsum("xpgm,xpgn->xmgn", a, b))
-    return right and np.array_equal(out, expected.reshape(spec.out_shape))
+    return right and np.array_equal(out, expected)
