@@ -4,16 +4,17 @@ XLA:CPU compiles a reduction into a scalar loop. Elementwise sums of blocks of t
 vector loop, and a product with ones is one too.
 """
 
+import dataclasses
 import math
 
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.geometry import align, contract, divisor, pieces, spread, take, total, widen, without
+from jaxgroupconv.lowerings.geometry import align, contract, divisor, pieces, spread, take, total, without
 from jaxgroupconv.spec import ConvSpec
 
 ROW_TERMS = 8  # products added up elementwise before a reduction
 MORE_ROW_TERMS = 14  # of depthwise ones, a minor window, or wide channels; XLA does not fuse a gather with more than 15 slices
-
+STORED = 2  # products that take as long as to write a sum and to read it again
 FEW = 14  # sums that are left after the first product, and added up elementwise: another one would be one more kernel
 
 
@@ -38,6 +39,21 @@ def block(spec: ConvSpec) -> tuple[int, int]:
         of_items = divisor(items, most)
         of_rows = _even(height, max(1, most // of_items))
     return items // of_items, -(-height // of_rows)
+
+
+def even_rows(spec: ConvSpec) -> ConvSpec:
+    """The same with a few more rows of the window, and of the input, such that all blocks have equally many.
+
+    XLA would fill up a shorter one within its sum, where it then picks each element of a vector.
+    """
+    height = spec.window[0]
+    _, rows = block(spec)
+    missing = -height % rows
+    return dataclasses.replace(
+        spec,
+        window=(height + missing, *spec.window[1:]),
+        in_size=(spec.in_size[0] + missing * spec.rhs_dilation[0], *spec.in_size[1:]),
+    )
 
 
 def sums_layout(spec: ConvSpec) -> str:
@@ -71,7 +87,7 @@ def blocks_summed(spec: ConvSpec, windows: Array, windows_axes: str, rhs: Array,
     """The products of windows of the input and `rhs`, one block added to the other, in the layout of `sums_layout`."""
     axes, (items, rows) = sums_layout(spec), block(spec)
     positions = windows.shape[windows_axes.index("k")] if "k" in windows_axes else 1
-    sizes, count = spec.sizes(spec.window) | {"k": positions, "c": items, "0": rows}, -(-spec.window[0] // rows)
+    sizes, count = spec.sizes(spec.window) | {"k": positions, "c": items, "0": rows}, spec.window[0] // rows
     # The windows of a depthwise one are a gather: without their axes of length one, it takes 1.2 to 1.7 times as long.
     kept = axes if depthwise(spec) else "".join(axis for axis in axes if axis in "c0" or sizes[axis] > 1)
 
@@ -82,7 +98,6 @@ def blocks_summed(spec: ConvSpec, windows: Array, windows_axes: str, rhs: Array,
         array = align(array, own, axes)
         of_items = pieces(array, axes, "c", items)
         parts = [take(some, axes, s0=slice(i, None, count)) for some in of_items for i in range(count)]
-        parts = [widen(part, axes, s0=(0, rows - part.shape[axes.index("0")])) for part in parts]
         return [spread(part, axes, kept, sizes) for part in parts]
 
     sums = total(list(map(lax.mul, blocks(windows, windows_axes), blocks(rhs, rhs_axes))))
@@ -110,7 +125,8 @@ def reduced(spec: ConvSpec, sums: Array) -> Array:
 
 
 def _even(number: int, at_most: int) -> int:
-    """A size of parts of which the number is a multiple, if that costs no more than half of the bound; else the bound."""
+    """How many parts of `number` to add up: a divisor of more than half of the bound, or what adds and stores the least."""
     at_most = min(number, at_most)
-    even = divisor(number, at_most)
-    return even if 2 * even > at_most else at_most
+    if 2 * (even := divisor(number, at_most)) > at_most:
+        return even
+    return min(range(at_most, at_most // 2, -1), key=lambda parts: -(-number // parts) * (parts + STORED))

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxgroupconv.lowerings import row_sums
-from jaxgroupconv.lowerings.block_sums import ROW_TERMS, depthwise, kept_axes, sums_size
+from jaxgroupconv.lowerings.block_sums import ROW_TERMS, depthwise, even_rows, kept_axes, sums_size
 from jaxgroupconv.lowerings.calls import apart, loop_apart
 from jaxgroupconv.lowerings.geometry import TEMPORARIES, VECTOR, align, divisor, put_at, spatial_slices, take, take_at, widen
 from jaxgroupconv.lowerings.position_sums import over_positions, positions_at_a_time
@@ -64,8 +64,8 @@ def _at_a_time(spec: ConvSpec) -> tuple[int, int]:
     some, result = dataclasses.replace(plain, in_channels=items), spec.batch * spec.out_channels * math.prod(spec.out_size)
     loop, converted = items < spec.in_channels, spec.lhs_dtype != spec.compute_dtype
     moved = loop or plain.lhs_layout != spec.lhs_layout
-    copied = items * lhs * (moved or converted or any(map(any, spec.padding)))
-    copied += items * rhs * (moved or (converted and not depthwise(spec)))
+    copied = items * lhs * (moved or converted or plain.in_size != spec.in_size)
+    copied += items * rhs * (moved or (converted and not depthwise(spec)) or plain.window != spec.window)
     needed = copied + _sums_at_a_time(some) + result
     paged = depthwise(spec) and size * needed > PAGED_BYTES and spec.bytes <= 4 * PAGED_BYTES
     if size * needed <= max(SMALL_BYTES, TEMPORARIES * spec.bytes) and not paged:
@@ -107,6 +107,7 @@ def _plain(spec: ConvSpec) -> ConvSpec:
         lhs_layout=lhs,
         rhs_layout=lhs.replace("n", "o"),
     )
+    plain = even_rows(plain)
     return plain if depthwise(spec) else even_parts(plain)
 
 
@@ -118,6 +119,7 @@ def _prepared(spec: ConvSpec, lhs: Array, rhs: Array) -> list[Array]:
     lhs = lax.convert_element_type(lhs, spec.compute_dtype)
     rhs = rhs if depthwise(spec) else lax.convert_element_type(rhs, spec.compute_dtype)
     lhs, rhs = align(lhs, spec.lhs_layout, plain.lhs_layout), align(rhs, spec.rhs_layout, plain.rhs_layout)
+    rhs = widen(rhs, plain.rhs_layout, s0=(0, plain.window[0] - spec.window[0]))
     return [widen(lhs, plain.lhs_layout, **edges), rhs]
 
 
