@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from jaxgroupconv.lowerings.geometry import VECTOR
-from jaxgroupconv.lowerings.per_group import MAX_UNROLLED
+from jaxgroupconv.lowerings.per_group import FEW_CHANNELS, FEW_ITEMS, MAX_UNROLLED, padded_before
 from jaxgroupconv.lowerings.taps import PHASE_COLUMNS
 from jaxgroupconv.lowerings.weight_sums import transposed
 from jaxgroupconv.spec import ConvSpec
@@ -76,29 +76,46 @@ def _disjoint(spec: ConvSpec) -> bool:
     return spec.disjoint and not spec.short_output and (not spec.channel_last or spec.in_channels == 1 or wide)
 
 
+def _sparse(spec: ConvSpec) -> bool:
+    """Whether a weight gradient is that of a strided convolution, where lax has a naive loop."""
+    return any(step > 1 for step in spec.rhs_dilation)
+
+
+def _padded_dense_gradient(spec: ConvSpec) -> bool:
+    return spec.groups == 1 and padded_before(spec)
+
+
+def _few_items_sparse(spec: ConvSpec) -> bool:
+    few = spec.in_channels <= FEW_ITEMS and spec.out_channels <= FEW_CHANNELS
+    return spec.groups == 1 and spec.short_output and spec.ndim == 2 and spec.phases == 1 and _sparse(spec) and few
+
+
+def _dense_sums(spec: ConvSpec) -> bool:
+    return _few_items_sparse(spec) and (spec.batch > 4 or spec.out_channels <= 8)
+
+
 def _dense_gradient(spec: ConvSpec) -> bool:
     """One group where lax has a naive loop (a dilated input, a kernel of size one), or products of an unlucky shape."""
+    if _few_items_sparse(spec):
+        return True
     if spec.groups > 1 or not spec.short_output or min(spec.batch, spec.out_channels) <= 2:
         return False
     large = math.prod(spec.rhs_shape) * spec.rhs_dtype.itemsize >= 24 << 20
-    few = spec.out_channels <= 8 and spec.in_channels <= 2
-    thin = spec.out_channels > 8 and spec.batch >= 4 and spec.batch * math.prod(spec.out_size) <= 64
-    if not spec.channel_last:
-        thin &= spec.out_channels <= 32 and all(step == 1 for step in spec.rhs_dilation)
-    unlucky = spec.ndim == 2 and (large or few or (thin and math.prod(spec.window) >= 1 << 13))
+    thin = spec.channel_last and spec.out_channels >= 24 and spec.batch >= 4 and spec.batch * math.prod(spec.out_size) <= 64
+    unlucky = spec.ndim == 2 and (large or (thin and math.prod(spec.window) >= 1 << 13))
     return unlucky or spec.phases > 1 or math.prod(spec.out_size) == 1
 
 
 def _thin_gradient(spec: ConvSpec) -> bool:
     if math.prod(spec.out_size) == 1:
         most = 16
-    elif spec.groups <= 3:
-        most = 15
+    elif spec.groups <= 3 and not _sparse(spec):
+        most = 3 * spec.batch if spec.channel_last and spec.batch <= 5 else 15
     elif spec.lhs_layout.startswith("g"):  # of a vmap over the weights: a sum's elements are far apart
         most = 8 * 8
     elif spec.channel_last:
         most = 32 * 32
-    elif any(d > 1 for d in spec.rhs_dilation):
+    elif _sparse(spec):
         most = 8 * 8 if spec.out_channels % VECTOR else 16 * 16
     else:
         most = 16 * 16 if transposed(spec) else 11 * 12
@@ -107,9 +124,9 @@ def _thin_gradient(spec: ConvSpec) -> bool:
 
 def _wide_gradient_of_positions(spec: ConvSpec) -> bool:
     """Channel-last, several items with many positions, over which sums pass once; few neighbours share a set of the cache."""
-    items, pitch, sparse = spec.in_channels, 4 * spec.groups * spec.out_channels, any(d > 1 for d in spec.rhs_dilation)
+    items, pitch = spec.in_channels, 4 * spec.groups * spec.out_channels
     many = spec.ndim == 2 and items >= 4 and items * math.prod(spec.in_size) >= 3000
-    apart = pitch % 2048 > 0 if sparse else pitch % 512 > 0 and math.prod(spec.out_size) <= 9
+    apart = pitch % 2048 > 0 if _sparse(spec) else pitch % 512 > 0 and math.prod(spec.out_size) <= 9
     wide = min(spec.batch, spec.out_channels) >= 32 and spec.batch * spec.out_channels <= 128 * 128
     plain = spec.groups > 1 and spec.phases == 1 and math.prod(spec.out_size) > 1 and spec.lhs_layout.startswith("c")
     return spec.short_output and spec.channel_last and many and apart and wide and plain
@@ -117,7 +134,8 @@ def _wide_gradient_of_positions(spec: ConvSpec) -> bool:
 
 def _few_thin_gradient(spec: ConvSpec) -> bool:
     thin = spec.batch * spec.out_channels < 16 * 16
-    return spec.short_output and spec.groups <= 3 and thin and math.prod(spec.out_size) > 1 and spec.phases == 1
+    plain = math.prod(spec.out_size) > 1 and spec.phases == 1 and not _sparse(spec)
+    return spec.short_output and spec.groups <= 3 and thin and plain
 
 
 def _wide_gradient_of_items(spec: ConvSpec) -> bool:
@@ -232,11 +250,23 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "a transposed convolution whose stride is its kernel's size: one matrix product (but not of thin groups, channel-last)",
     ),
     (
+        _padded_dense_gradient,
+        "per_group",
+        f"a dense weight gradient in two dimensions, unstrided and padded, of at most {FEW_ITEMS} items and {FEW_CHANNELS} output "
+        "channels: lax's own convolution, of a padded copy",
+    ),
+    (
+        _dense_sums,
+        "taps",
+        f"a dense weight gradient in two dimensions, strided, of at most {FEW_ITEMS} items and {FEW_CHANNELS} output channels (8 "
+        "of at most 4 input channels): sums over blocks of rows",
+    ),
+    (
         _dense_gradient,
         "matmul",
-        "a dense weight gradient of a kernel of size one or a dilated input, or in two dimensions of one or two items and at "
-        "most 8 output channels, of a cotangent of 24 MiB, or of 8192 positions and at most 64 input channels times kernel "
-        "elements: a product of patches",
+        "another of these, or one of a kernel of size one or a dilated input, or in two dimensions of a cotangent of 24 MiB, or, "
+        "channel-last, of 8192 positions, at least 24 output channels and at most 64 input channels times kernel elements: a "
+        "product of patches",
     ),
     (lambda spec: spec.groups == 1, "native", "one group: a dense convolution"),
     (_scale, "native", "a depthwise kernel of size one: lax's own is one elementwise product too"),

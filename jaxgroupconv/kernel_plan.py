@@ -36,12 +36,12 @@ def _depthwise(spec: ConvSpec) -> bool:
 
 def _grouped(spec: ConvSpec) -> bool:
     least = min(spec.in_channels, spec.out_channels)
-    enough = least >= 4 or (least > 1 and spec.out_channels >= 6) if spec.channel_last else least >= 6
+    enough = least >= 4 or (least > 1 and spec.out_channels >= 6) if spec.channel_last else least >= 8
     return spec.groups > 1 and math.prod(spec.window) > 1 and enough and _plain(spec)
 
 
 def _dense(spec: ConvSpec) -> bool:
-    enough = min(spec.in_channels, spec.out_channels) >= (4 if spec.channel_last else 8)
+    enough = min(spec.in_channels, spec.out_channels) >= (4 if spec.channel_last else 6)
     return spec.groups == 1 and math.prod(spec.window) > 1 and enough and _plain(spec)
 
 
@@ -80,9 +80,9 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _grouped,
         "onednn",
-        "groups of at least 4 channels in and out, or of 2 in and 6 out, channel-first 6 in and out: oneDNN's kernel",
+        "groups of at least 4 channels in and out, or of 2 in and 6 out, channel-first 8 in and out: oneDNN's kernel",
     ),
-    (_dense, "onednn", "one group of at least 4 channels in and out, channel-first 8: oneDNN's kernel"),
+    (_dense, "onednn", "one group of at least 4 channels in and out, channel-first 6: oneDNN's kernel"),
     (_pointwise, "onednn", "a kernel of size one, channel-last, groups of at least 8 channels in and out: oneDNN's kernel"),
     (
         _dense_pointwise_gradient,

@@ -152,17 +152,48 @@ def test_the_product_of_many_positions_moves_no_operand(groups):
     "batch, channels, size, out_channels, kernel, stride, planned",
     [
         (1, 64, 4, 64, 1, 1, "matmul"),  # a kernel of size one
-        (2, 64, 112, 8, 3, 1, "matmul"),  # few output channels
+        (2, 64, 112, 8, 3, 1, "per_group"),  # few items and output channels: lax's own, of a padded copy
+        (8, 64, 112, 8, 3, 1, "native"),
+        (2, 64, 112, 8, 3, 2, "taps"),  # the same, strided
+        (2, 3, 112, 16, 3, 2, "matmul"),  # few input channels
         (8, 64, 224, 64, 3, 1, "matmul"),  # a large cotangent
-        (1, 6, 112, 24, 3, 1, "matmul"),  # 54 elements and channels of the kernel
+        (1, 6, 112, 24, 3, 1, "native"),
         (1, 6, 112, 64, 3, 1, "native"),
         (8, 3, 112, 8, 3, 1, "native"),
         (8, 64, 56, 64, 3, 1, "native"),
-        (2, 16, 64, 16, 3, 2, "native"),
+        (2, 16, 64, 16, 3, 2, "taps"),
     ],
 )
-def test_a_dense_weight_gradient_is_a_product_where_lax_is_slow(batch, channels, size, out_channels, kernel, stride, planned):
+def test_a_dense_weight_gradient_is_left_to_lax_but_where_it_is_slow(batch, channels, size, out_channels, kernel, stride, planned):
     assert entries(batch, channels, size, out_channels, kernel, 1, stride)[-1].plan.name == planned
+
+
+@pytest.mark.parametrize(
+    "channels, out_channels, stride, channel_last, planned",
+    [
+        (6, 12, 1, True, "per_group"),
+        (12, 9, 1, True, "taps"),  # 3 output channels a group
+        (6, 12, 1, False, "taps"),
+        (24, 12, 1, False, "per_group"),
+        (24, 12, 2, False, "taps"),  # strided, lax has a naive loop
+        (96, 48, 2, True, "taps"),
+        (96, 48, 2, False, "matmul"),
+    ],
+)
+def test_the_weight_gradient_of_few_groups_is_a_dense_one_each_unless_thin_or_strided(
+    channels, out_channels, stride, channel_last, planned
+):
+    _, _, dw = entries(1, channels, 56, out_channels, 3, 3, stride, channel_last)
+    assert dw.plan.name == planned
+
+
+@pytest.mark.parametrize("groups, planned", [(1, "per_group"), (2, "per_group")])
+def test_lax_computes_weight_gradients_of_few_items_of_a_padded_copy(groups, planned):
+    x, w = jnp.ones((1, 28, 28, 8 * groups)), jnp.ones((3, 3, 8, 8 * groups))
+    conv = functools.partial(jgc.group_conv, groups=groups, padding="SAME", layout="NHWC")
+    text = jax.jit(jgc.accelerate("per_group")(jax.grad(lambda w: conv(x, w).sum()))).lower(w).as_text()
+    assert text.count("stablehlo.pad") == 1
+    assert text.count("pad = [[0, 0], [0, 0]]") == groups
 
 
 @pytest.mark.parametrize(
