@@ -101,19 +101,31 @@ def _products(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     most = TEMPORARIES * (math.prod(spec.lhs_shape) + rhs.size + result) - lhs.size - result
     at_a_time = max(1, most // (positions * spec.groups * spec.batch))
 
-    def product_at(starts: Sequence[Sequence[int]]) -> Array:
+    def product_at(row: Sequence[int], columns: Sequence[int]) -> Array:
         def product_of_columns(lhs: Array, cotangent: Array) -> Array:
-            parts = [take(lhs, spec.lhs_layout, **spatial_slices(at, spec.window, spec.rhs_dilation)) for at in starts]
-            parts = [lax.reshape(part, (1, positions, spec.groups, 1, spec.batch)) for part in parts]
-            columns = (1, positions, spec.groups, len(parts) * spec.batch)
-            return _product(lax.reshape(lax.concatenate(parts, 3), columns), cotangent)
+            parts = _windows(spec, lhs, row, columns)
+            return _product(lax.reshape(parts, (1, positions, spec.groups, len(columns) * spec.batch)), cotangent)
 
         return apart(product_of_columns)(lhs, cotangent)  # one after the other, in the same memory
 
     *rows, columns = ([i * step for i in range(n)] for n, step in zip(spec.out_size, spec.strides, strict=True))
     some = [columns[i : i + at_a_time] for i in range(0, len(columns), at_a_time)]
-    starts = [[(*row, column) for column in part] for row in itertools.product(*rows) for part in some]
-    return lax.reshape(lax.concatenate(list(map(product_at, starts)), 1), spec.shape(spec.out_layout, spec.out_size))
+    products = [product_at(row, part) for row in itertools.product(*rows) for part in some]
+    return lax.reshape(lax.concatenate(products, 1), spec.shape(spec.out_layout, spec.out_size))
+
+
+def _windows(spec: ConvSpec, lhs: Array, row: Sequence[int], columns: Sequence[int]) -> Array:
+    """The windows of a padded channel-last input that start in these columns, which are the last axis but one.
+
+    A gather of slices is as fast as one array made of them, and takes a quarter of the time to compile.
+    """
+    axis, step = spec.ndim, spec.rhs_dilation[-1]
+    lhs = take(lhs, spec.lhs_layout, **spatial_slices(row, spec.window[:-1], spec.rhs_dilation[:-1]))
+    numbers = lax.GatherDimensionNumbers((*range(axis + 2), axis + 3), collapsed_slice_dims=(), start_index_map=(axis,))
+    sizes = (*lhs.shape[:axis], (spec.window[-1] - 1) * step + 1, *lhs.shape[axis + 1 :])
+    starts, mode = np.array(columns, np.int32)[:, None], lax.GatherScatterMode.PROMISE_IN_BOUNDS
+    windows = lax.gather(lhs, starts, numbers, sizes, mode=mode)
+    return take(windows, spec.lhs_layout.replace("n", "kn"), **{f"s{axis - 1}": slice(None, None, step)})
 
 
 def _product(a: Array, b: Array) -> Array:
