@@ -76,34 +76,23 @@ def _disjoint(spec: ConvSpec) -> bool:
     return spec.disjoint and not spec.short_output and (not spec.channel_last or spec.in_channels == 1 or wide)
 
 
-def _sparse(spec: ConvSpec) -> bool:
-    """Whether a weight gradient is that of a strided convolution, where lax has a naive loop."""
+def _sparse(spec: ConvSpec) -> bool:  # as the weight gradient of a strided convolution, where lax has a naive loop
     return any(step > 1 for step in spec.rhs_dilation)
 
 
-def _padded_dense_gradient(spec: ConvSpec) -> bool:
-    return spec.groups == 1 and padded_before(spec)
-
-
 def _few_items_sparse(spec: ConvSpec) -> bool:
-    few = spec.in_channels <= FEW_ITEMS and spec.out_channels <= FEW_CHANNELS
-    return spec.groups == 1 and spec.short_output and spec.ndim == 2 and spec.phases == 1 and _sparse(spec) and few
-
-
-def _dense_sums(spec: ConvSpec) -> bool:
-    return _few_items_sparse(spec) and (spec.batch > 4 or spec.out_channels <= 8)
+    plain = spec.groups == 1 and spec.short_output and spec.ndim == 2 and spec.phases == 1
+    return plain and _sparse(spec) and spec.in_channels <= FEW_ITEMS and spec.out_channels <= FEW_CHANNELS
 
 
 def _dense_gradient(spec: ConvSpec) -> bool:
     """One group where lax has a naive loop (a dilated input, a kernel of size one), or products of an unlucky shape."""
-    if _few_items_sparse(spec):
-        return True
     if spec.groups > 1 or not spec.short_output or min(spec.batch, spec.out_channels) <= 2:
-        return False
+        return _few_items_sparse(spec)
     large = math.prod(spec.rhs_shape) * spec.rhs_dtype.itemsize >= 24 << 20
     thin = spec.channel_last and spec.out_channels >= 24 and spec.batch >= 4 and spec.batch * math.prod(spec.out_size) <= 64
     unlucky = spec.ndim == 2 and (large or (thin and math.prod(spec.window) >= 1 << 13))
-    return unlucky or spec.phases > 1 or math.prod(spec.out_size) == 1
+    return unlucky or _few_items_sparse(spec) or spec.phases > 1 or math.prod(spec.out_size) == 1
 
 
 def _thin_gradient(spec: ConvSpec) -> bool:
@@ -250,21 +239,21 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "a transposed convolution whose stride is its kernel's size: one matrix product (but not of thin groups, channel-last)",
     ),
     (
-        _padded_dense_gradient,
+        lambda spec: spec.groups == 1 and padded_before(spec),
         "per_group",
-        f"a dense weight gradient in two dimensions, unstrided and padded, of at most {FEW_ITEMS} items and {FEW_CHANNELS} output "
-        "channels: lax's own convolution, of a padded copy",
+        f"a dense weight gradient in 2-D, unstrided and padded, of at most {FEW_ITEMS} items and {FEW_CHANNELS} output "
+        "channels: lax's own, of a padded copy",
     ),
     (
-        _dense_sums,
+        lambda spec: _few_items_sparse(spec) and (spec.batch > 4 or spec.out_channels <= 8),
         "taps",
-        f"a dense weight gradient in two dimensions, strided, of at most {FEW_ITEMS} items and {FEW_CHANNELS} output channels (8 "
-        "of at most 4 input channels): sums over blocks of rows",
+        f"a strided one of at most {FEW_ITEMS} items and {FEW_CHANNELS} output channels (8 of at most 4 input channels): sums "
+        "over blocks of rows",
     ),
     (
         _dense_gradient,
         "matmul",
-        "another of these, or one of a kernel of size one or a dilated input, or in two dimensions of a cotangent of 24 MiB, or, "
+        "another of these, or one of a kernel of size one or a dilated input, or in 2-D of a cotangent of 24 MiB, or, "
         "channel-last, of 8192 positions, at least 24 output channels and at most 64 input channels times kernel elements: a "
         "product of patches",
     ),

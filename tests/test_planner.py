@@ -164,7 +164,9 @@ def test_the_product_of_many_positions_moves_no_operand(groups):
         (2, 16, 64, 16, 3, 2, "taps"),
     ],
 )
-def test_a_dense_weight_gradient_is_left_to_lax_but_where_it_is_slow(batch, channels, size, out_channels, kernel, stride, planned):
+def test_a_dense_weight_gradient_is_left_to_lax_but_where_it_is_slow(
+    batch, channels, size, out_channels, kernel, stride, planned
+):
     assert entries(batch, channels, size, out_channels, kernel, 1, stride)[-1].plan.name == planned
 
 

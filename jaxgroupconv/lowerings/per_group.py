@@ -34,7 +34,9 @@ def padded_before(spec: ConvSpec) -> bool:
 def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """Computes the convolution (negative padding cropped before)."""
     if padded_before(spec):
-        lhs = lax.optimization_barrier(pad(spec, spec.split(lhs, rhs)[0]))  # or else XLA gives the padding back to the convolution
+        lhs = lax.optimization_barrier(
+            pad(spec, spec.split(lhs, rhs)[0])
+        )  # or else XLA gives the padding back to the convolution
         size = tuple(size + sum(pair) for size, pair in zip(spec.in_size, spec.padding, strict=True))
         spec = dataclasses.replace(spec, in_size=size, padding=((0, 0),) * spec.ndim)
         lhs = lax.reshape(lhs, spec.lhs_shape)
