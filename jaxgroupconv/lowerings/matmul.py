@@ -53,6 +53,8 @@ def lower(spec: ConvSpec, lhs: Array, rhs: Array, shared: bool = False, most: in
     """Computes the convolution (negative padding cropped before); `most` bytes at a time for patches and copies."""
     if spec.disjoint:
         return _over_inputs(spec, *spec.split(lhs, rhs))
+    if _in_disjoint_blocks(spec):
+        return _over_blocks(spec, *spec.split(lhs, rhs), merge=not shared)
     most = TEMPORARIES * spec.bytes if most is None else most
     if any(d > 1 for d in spec.lhs_dilation):
         phase = functools.partial(lower, shared=shared, most=most)
@@ -250,6 +252,29 @@ def _over_inputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         low = spec.padding[axis][0] - (spec.lhs_dilation[axis] - 1)
         edges[f"s{axis}"] = (low, spec.out_size[axis] - size - low)
     out = widen(blocks, spec.out_layout, **edges)
+    return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
+
+
+def _in_disjoint_blocks(spec: ConvSpec) -> bool:
+    """Whether this is the weight gradient of a transposed convolution whose stride is its kernel's size, and crops nothing."""
+    plain = all(size == 1 for size in spec.strides + spec.rhs_dilation) and spec.lhs_dilation == spec.out_size
+    whole = all(low == high == d - 1 for (low, high), d in zip(spec.padding, spec.lhs_dilation, strict=True))
+    return spec.short_output and spec.phases > 1 and plain and whole
+
+
+def _over_blocks(spec: ConvSpec, lhs: Array, rhs: Array, merge: bool) -> Array:
+    """One product of the input and the cotangent in blocks as large as the kernel, of which each belongs to one input."""
+    s, within = spec.spatial, spec.spatial.translate(_WITHIN)
+    axes = "".join(axis + axis.translate(_WITHIN) if axis in s else axis for axis in spec.rhs_layout)
+    sizes = spec.sizes(spec.in_size) | dict(zip(within, spec.out_size, strict=True))
+    rhs = lax.reshape(rhs, [sizes[axis] for axis in axes])
+    # The positions lead, for which the cotangent is moved twice as fast as where they follow.
+    x_axes, w_axes = (f"gnc{s}", f"gc{s}o{within}") if spec.lhs_layout.endswith(s) else (f"gc{s}n", f"gc{s}{within}o")
+    operands = align(lhs, spec.lhs_layout, x_axes), x_axes, align(rhs, axes, w_axes), w_axes
+    options = {"precision": spec.precision, "preferred_element_type": spec.compute_dtype}
+    product, axes = contract(*operands, batch="g", merge=merge, **options)
+    axes = axes.translate(str.maketrans(within, s))
+    out = align(lax.rev(product, [axes.index(axis) for axis in s]), axes, spec.out_layout)
     return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
 
 
