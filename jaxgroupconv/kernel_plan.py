@@ -15,6 +15,7 @@ LARGE = 225  # kernel elements, from which on a depthwise sum is worth moving
 MOVED = 1 << 20  # elements, up to which a strided one is
 LEAST = 5 * 10**5  # operations, from which on a call's some ten microseconds, and that nothing is fused to it, are paid for
 DENSE_POINTWISE = 2 * 10**7  # the same beside XLA's product
+MANY = 784  # positions of all items of a dense weight gradient
 REACH = 8  # of a dilated depthwise kernel; oneDNN has no depthwise code beyond it, and computes all pairs of channels instead
 
 
@@ -65,8 +66,10 @@ def _gradient(spec: ConvSpec) -> bool:
         least = math.inf if math.prod(spec.out_size) == 1 else 96
     else:
         least = 16 if math.prod(spec.out_size) == 1 else 32
-    channel_last = spec.lhs_layout.endswith("gn" if spec.groups > 1 else "n") and spec.lhs_dtype == np.float32
-    return spec.short_output and channel_last and spec.phases == 1 and min(spec.batch, spec.out_channels) >= least
+    many = spec.groups == 1 and spec.ndim == 2 and spec.in_channels * math.prod(spec.window) >= MANY  # which are worth moving
+    moved = many or spec.lhs_layout.endswith("gn" if spec.groups > 1 else "n")
+    plain = spec.short_output and spec.phases == 1 and spec.lhs_dtype == np.float32
+    return plain and moved and min(spec.batch, spec.out_channels) >= least
 
 
 RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
@@ -94,7 +97,7 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         _gradient,
         "onednn",
         "a weight gradient, channel-last, of groups of at least 32 channels in and out, 16 of a 1x1 kernel, 96 of one group "
-        "(there not of a 1x1 kernel): oneDNN's products",
+        f"(there not of a 1x1 kernel, and in 2-D with {MANY} positions in either layout): oneDNN's products",
     ),
     (_dilated, "onednn", "a dilated input, groups of at least 16 channels in and out: oneDNN's kernel for each phase"),
 )

@@ -209,6 +209,8 @@ DEPTHWISE = dict(groups=24, padding=SAME)
         (Case("", (1, 9, 9, 24), (1, 1, 24, 24), layouts=NHWC), False),  # which is a matrix product
         (Case("", (8, 9, 9, 96), (8, 7, 7, 96), batch_groups=3, layouts=("CHWN", "IHWO", "HWNC")), True),
         (Case("", (8, 9, 9, 24), (8, 7, 7, 24), batch_groups=3, layouts=("CHWN", "IHWO", "HWNC")), False),
+        (Case("", (4, 96, 16, 16), (4, 96, 14, 14), layouts=("CNHW", "IOHW", "CNHW")), True),
+        (Case("", (3, 96, 16, 16), (3, 96, 14, 14), layouts=("CNHW", "IOHW", "CNHW")), False),
         (Case("", (8, 48, 9, 9), (8, 48, 7, 7), batch_groups=3, layouts=("CNHW", "IOHW", "CNHW")), False),
     ],
     ids=lambda value: str(getattr(value, "spec", value)),
