@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from jaxgroupconv.lowerings.geometry import VECTOR
-from jaxgroupconv.lowerings.per_group import FEW_CHANNELS, FEW_ITEMS, MAX_UNROLLED, padded_before
+from jaxgroupconv.lowerings.per_group import FEW_CHANNELS, FEW_ITEMS, MAX_UNROLLED, few_items, padded_before
 from jaxgroupconv.lowerings.taps import PHASE_COLUMNS
 from jaxgroupconv.lowerings.weight_sums import transposed
 from jaxgroupconv.spec import ConvSpec
@@ -81,8 +81,7 @@ def _sparse(spec: ConvSpec) -> bool:  # as the weight gradient of a strided conv
 
 
 def _few_items_sparse(spec: ConvSpec) -> bool:
-    plain = spec.groups == 1 and spec.short_output and spec.ndim == 2 and spec.phases == 1
-    return plain and _sparse(spec) and spec.in_channels <= FEW_ITEMS and spec.out_channels <= FEW_CHANNELS
+    return spec.groups == 1 and few_items(spec) and spec.phases == 1 and _sparse(spec)
 
 
 def _dense_gradient(spec: ConvSpec) -> bool:

@@ -189,8 +189,8 @@ def test_the_weight_gradient_of_few_groups_is_a_dense_one_each_unless_thin_or_st
     assert dw.plan.name == planned
 
 
-@pytest.mark.parametrize("groups, planned", [(1, "per_group"), (2, "per_group")])
-def test_lax_computes_weight_gradients_of_few_items_of_a_padded_copy(groups, planned):
+@pytest.mark.parametrize("groups", [1, 2])
+def test_lax_computes_weight_gradients_of_few_items_of_a_padded_copy(groups):
     x, w = jnp.ones((1, 28, 28, 8 * groups)), jnp.ones((3, 3, 8, 8 * groups))
     conv = functools.partial(jgc.group_conv, groups=groups, padding="SAME", layout="NHWC")
     text = jax.jit(jgc.accelerate("per_group")(jax.grad(lambda w: conv(x, w).sum()))).lower(w).as_text()

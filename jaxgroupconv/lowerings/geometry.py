@@ -184,3 +184,9 @@ def crop(spec: ConvSpec, lhs: Array) -> tuple[ConvSpec, Array]:
 def pad(spec: ConvSpec, lhs: Array, groups: int = 0) -> Array:
     """Pads the input (group axis split, padding not negative, no input dilation) with zeros, and with some groups of zeros."""
     return widen(lhs, spec.lhs_layout, g=(0, groups), **{f"s{axis}": pair for axis, pair in enumerate(spec.padding)})
+
+
+def unpadded(spec: ConvSpec) -> ConvSpec:
+    """The convolution of the input that `pad` gives."""
+    size = tuple(size + sum(pair) for size, pair in zip(spec.in_size, spec.padding, strict=True))
+    return dataclasses.replace(spec, in_size=size, padding=((0, 0),) * spec.ndim)

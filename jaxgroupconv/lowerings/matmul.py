@@ -27,6 +27,7 @@ from jaxgroupconv.lowerings.geometry import (
     spatial_slices,
     take,
     take_at,
+    unpadded,
     widen,
 )
 from jaxgroupconv.lowerings.phases import by_phase
@@ -145,10 +146,9 @@ def _relaid(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Ar
     else:
         w = f"goc{s}" if _kernel_first(spec) else f"gc{s}o"
         layouts = (f"gc{s}n", w, f"g{s}no") if summed else (f"gn{s}c", f"g{s}co", f"gn{s}o")
-    size = tuple(size + low + high for size, (low, high) in zip(spec.in_size, spec.padding, strict=True))
     x, w = align(pad(spec, lhs), spec.lhs_layout, layouts[0]), align(rhs, spec.rhs_layout, layouts[1])
     names = dict(zip(("lhs_layout", "rhs_layout", "out_layout"), layouts, strict=True))
-    return dataclasses.replace(spec, in_size=size, padding=((0, 0),) * spec.ndim, **names), x, w
+    return dataclasses.replace(unpadded(spec), **names), x, w
 
 
 def _in_blocks(spec: ConvSpec, lhs: Array, rhs: Array, most: int) -> Array:

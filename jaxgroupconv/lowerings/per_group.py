@@ -5,14 +5,13 @@ loop over groups that have been made contiguous. A weight gradient of few items 
 XLA:CPU pads it itself, it reads one element at a time.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from jax import Array, lax
 
 from jaxgroupconv.lowerings.calls import loop
-from jaxgroupconv.lowerings.geometry import align, pad, put_at, take_at
+from jaxgroupconv.lowerings.geometry import align, pad, put_at, take_at, unpadded
 from jaxgroupconv.spec import ConvSpec
 
 MAX_UNROLLED = 16
@@ -25,21 +24,24 @@ def why_not(spec: ConvSpec) -> str | None:
 
 
 def padded_before(spec: ConvSpec) -> bool:
-    """Whether the input is padded in a copy: two dimensions, neighbouring rows and columns, few items and output channels."""
-    plain = spec.short_output and spec.ndim == 2 and all(size == 1 for size in spec.lhs_dilation + spec.rhs_dilation)
+    """Whether the input is padded in a copy: neighbouring rows and columns, few items and output channels."""
+    plain = all(size == 1 for size in spec.lhs_dilation + spec.rhs_dilation)
+    return few_items(spec) and plain and any(map(any, spec.padding))
+
+
+def few_items(spec: ConvSpec) -> bool:
+    """Whether this is a weight gradient in two dimensions of so few items and output channels that lax is slow."""
     few = spec.in_channels <= FEW_ITEMS and spec.out_channels <= FEW_CHANNELS
-    return plain and few and any(map(any, spec.padding))
+    return spec.short_output and spec.ndim == 2 and few
 
 
 def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """Computes the convolution (negative padding cropped before)."""
     if padded_before(spec):
-        lhs = lax.optimization_barrier(
-            pad(spec, spec.split(lhs, rhs)[0])
-        )  # or else XLA gives the padding back to the convolution
-        size = tuple(size + sum(pair) for size, pair in zip(spec.in_size, spec.padding, strict=True))
-        spec = dataclasses.replace(spec, in_size=size, padding=((0, 0),) * spec.ndim)
-        lhs = lax.reshape(lhs, spec.lhs_shape)
+        padded, _ = spec.split(lhs, rhs)
+        padded = lax.optimization_barrier(pad(spec, padded))  # or else XLA gives the padding back to the convolution
+        spec = unpadded(spec)
+        lhs = lax.reshape(padded, spec.lhs_shape)
     return _unrolled(spec, lhs, rhs) if spec.groups <= MAX_UNROLLED else _looped(spec, lhs, rhs)
 
 

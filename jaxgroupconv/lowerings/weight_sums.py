@@ -14,7 +14,18 @@ from jax import Array, lax
 from jaxgroupconv.lowerings import row_sums
 from jaxgroupconv.lowerings.block_sums import ROW_TERMS, depthwise, even_rows, kept_axes, sums_size
 from jaxgroupconv.lowerings.calls import apart, loop_apart
-from jaxgroupconv.lowerings.geometry import TEMPORARIES, VECTOR, align, divisor, put_at, spatial_slices, take, take_at, widen
+from jaxgroupconv.lowerings.geometry import (
+    TEMPORARIES,
+    VECTOR,
+    align,
+    divisor,
+    put_at,
+    spatial_slices,
+    take,
+    take_at,
+    unpadded,
+    widen,
+)
 from jaxgroupconv.lowerings.position_sums import over_positions, positions_at_a_time
 from jaxgroupconv.lowerings.row_sums import even_parts, over_parts, part_of, rows_apart
 from jaxgroupconv.spec import ConvSpec
@@ -100,14 +111,7 @@ def _plain(spec: ConvSpec) -> ConvSpec:
     lhs = spec.lhs_layout
     if transposed(spec):
         lhs = f"c{spec.spatial}gn"
-    plain = dataclasses.replace(
-        spec,
-        in_size=tuple(size + sum(pair) for size, pair in zip(spec.in_size, spec.padding, strict=True)),
-        padding=((0, 0),) * spec.ndim,
-        lhs_layout=lhs,
-        rhs_layout=lhs.replace("n", "o"),
-    )
-    plain = even_rows(plain)
+    plain = even_rows(dataclasses.replace(unpadded(spec), lhs_layout=lhs, rhs_layout=lhs.replace("n", "o")))
     return plain if depthwise(spec) else even_parts(plain)
 
 
