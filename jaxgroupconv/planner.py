@@ -86,9 +86,8 @@ def _without_gathering(spec: ConvSpec, chosen: Plan) -> Plan:
         return Plan("native", "one group on several devices: XLA's partitioner knows lax's own lowering best")
     if chosen.name not in ("per_group", "feature_groups") and not (chosen.name == "taps" and spec.over_batch):
         return chosen
-    products = LOWERINGS["matmul"].why_not(spec) is None and (
-        spec.short_output or not spec.over_batch
-    )  # else a sum for each row
+    understood = LOWERINGS["matmul"].why_not(spec) is None
+    products = understood and (spec.short_output or not spec.over_batch)  # else a sum for each row
     name = "matmul" if products else "native"
     return Plan(name, f"on several devices, where {chosen.name} would gather the shards")
 
