@@ -40,12 +40,6 @@ def regroup(array: Array, parts: Sequence[str], target: Sequence[str], sizes: di
     return _reshape(array, [math.prod(sizes[axis] for axis in part) for part in target])
 
 
-def merged(layout: str) -> list[str]:
-    """The axes of an operand as lax sees it, each a string of letters: groups lie with the axis that they were split from."""
-    g = layout.index("g")
-    return [*layout[:g], layout[g : g + 2], *layout[g + 2 :]]
-
-
 def _reshape(array: Array, shape: Sequence[int]) -> Array:
     return array if array.shape == tuple(shape) else lax.reshape(array, shape)
 
@@ -98,6 +92,16 @@ def take_at(array: Array | np.ndarray, axes: str, **index: tuple[Any, int]) -> A
         i = axes.index(letter.removeprefix("s"))
         starts[i], sizes[i] = start, size
     return lax.dynamic_slice(array, starts, sizes, allow_negative_indices=False)
+
+
+def windows(array: Array, axes: Sequence[int], starts: Any, shape: Sequence[int], where: int) -> Array:
+    """Slices of one shape along a new axis `where`: they start at `starts` (slices, axes) on some axes, at 0 on others.
+
+    XLA takes a quarter of the time to compile this that an array made of slices takes.
+    """
+    offsets = tuple(i for i in range(array.ndim + 1) if i != where)
+    numbers = lax.GatherDimensionNumbers(offsets, collapsed_slice_dims=(), start_index_map=tuple(axes))
+    return lax.gather(array, starts, numbers, tuple(shape), mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS)
 
 
 def put_at(array: Array, axes: str, part: Array, **index: Any) -> Array:

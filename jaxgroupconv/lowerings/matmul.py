@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.calls import apart, loop_apart
+from jaxgroupconv.lowerings.calls import loop_apart
 from jaxgroupconv.lowerings.geometry import (
     TEMPORARIES,
-    Lower,
     align,
     block_rows,
     contract,
     divisor,
-    merged,
     pad,
     put_at,
     regroup,
@@ -29,6 +27,7 @@ from jaxgroupconv.lowerings.geometry import (
     take_at,
     unpadded,
     widen,
+    windows,
 )
 from jaxgroupconv.lowerings.phases import by_phase
 from jaxgroupconv.spec import ConvSpec, Sizes
@@ -37,6 +36,7 @@ MAX_PATCHES = 64
 BLOCK_BYTES = 4 << 20  # patches of one block, which stay in the cache; XLA runs on one core what has less than half a MiB
 KERNEL_SHARE = 3  # least size of what an item has of the maps, as multiples of a kernel of size one that is copied for each,
 GRADIENT_SHARE = 8  # or of its gradient, which is summed up over the items,
+LEAST_GATHERED = 48  # elements that patches move at once, from which on they are a gather
 SHORT_MAP = 32, 128  # or 1, if an item has so many positions: rows that are slow to move, but enough for a product
 _WITHIN = str.maketrans("0123", "wxyz")  # the axes of the kernel, or of a block of the result, beside the input's
 
@@ -50,27 +50,10 @@ def why_not(spec: ConvSpec) -> str | None:
     return None if count <= MAX_PATCHES else f"{count} {kind} exceed {MAX_PATCHES} patches"
 
 
-def lower(spec: ConvSpec, lhs: Array, rhs: Array, shared: bool = False, most: int | None = None) -> Array:
-    """Computes the convolution (negative padding cropped before); `most` bytes at a time for patches and copies."""
-    if spec.disjoint:
-        return _over_inputs(spec, *spec.split(lhs, rhs))
-    if _in_disjoint_blocks(spec):
-        return _over_blocks(spec, *spec.split(lhs, rhs), merge=not shared)
-    most = TEMPORARIES * spec.bytes if most is None else most
-    if any(d > 1 for d in spec.lhs_dilation):
-        phase = functools.partial(lower, shared=shared, most=most)
-        patches = spec.groups * _items_and_channels(spec)[0] * _patch_bytes(spec) // spec.phases
-        large = not shared and patches > (TEMPORARIES - 1) * spec.bytes  # the rest is for copies
-        return by_phase(_apart(phase) if large else phase, spec, lhs, rhs)
-    if not shared and math.prod(spec.out_size if spec.short_output else spec.window) == 1:
-        return _over_positions(spec, lhs, rhs)
-    relaid, x, w = _relaid(spec, *spec.split(lhs, rhs))
-    if shared:
-        out = _over_patches(relaid, x, w, merge=False)
-    else:
-        copied = 0 if relaid.rhs_layout == spec.rhs_layout else math.prod(spec.rhs_shape) * spec.rhs_dtype.itemsize
-        out = _in_blocks(relaid, x, w, most - copied)
-    out = align(out, relaid.out_layout, spec.out_layout)
+def lower(spec: ConvSpec, lhs: Array, rhs: Array, shared: bool = False) -> Array:
+    """Computes the convolution (negative padding cropped before)."""
+    lhs, rhs = spec.split(lhs, rhs)
+    out = _lower(spec, lhs, rhs, shared, TEMPORARIES * spec.bytes)
     return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
 
 
@@ -79,16 +62,33 @@ def lower_shared(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     return lower(spec, lhs, rhs, shared=True)
 
 
-def _apart(lower: Lower) -> Lower:
-    """The same as a call of its own: XLA computes one after the other, in the same memory."""
+def _lower(spec: ConvSpec, lhs: Array, rhs: Array, shared: bool, most: int) -> Array:
+    """The same of operands with their group axes split off; `most` bytes at a time for patches and copies."""
+    if spec.disjoint:
+        return _over_inputs(spec, lhs, rhs)
+    if _in_disjoint_blocks(spec):
+        return _over_blocks(spec, lhs, rhs, merge=not shared)
+    if any(d > 1 for d in spec.lhs_dilation):
+        return _by_phase(spec, lhs, rhs, shared, most)
+    if not shared and math.prod(spec.out_size if spec.short_output else spec.window) == 1:
+        return _over_positions(spec, lhs, rhs)
+    relaid, x, w = _relaid(spec, lhs, rhs)
+    if shared:
+        out = _over_patches(relaid, x, w, merge=False)
+    else:
+        copied = 0 if relaid.rhs_layout == spec.rhs_layout else math.prod(spec.rhs_shape) * spec.rhs_dtype.itemsize
+        out = _in_blocks(relaid, x, w, most - copied)
+    return align(out, relaid.out_layout, spec.out_layout)
 
-    def lower_apart(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-        def phase(lhs: Array, rhs: Array) -> Array:
-            return lower(spec, lhs, rhs)
 
-        return apart(phase)(lhs, rhs)
-
-    return lower_apart
+def _by_phase(spec: ConvSpec, lhs: Array, rhs: Array, shared: bool, most: int) -> Array:
+    """The phases of a dilated input, whose parts of the kernel are moved at once; apart if their patches are large."""
+    _, layout, _ = _layouts(spec)
+    spec, rhs = dataclasses.replace(spec, rhs_layout=layout), align(rhs, spec.rhs_layout, layout)
+    phase = functools.partial(_lower, shared=shared, most=most)
+    patches = spec.groups * _items_and_channels(spec)[0] * _patch_bytes(spec) // spec.phases
+    large = not shared and patches > (TEMPORARIES - 1) * spec.bytes  # the rest is for copies
+    return by_phase(phase, spec, lhs, rhs, phases_apart=large)
 
 
 def _over_positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
@@ -96,10 +96,9 @@ def _over_positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
     Channel-first, the positions of several items do not lie together: they are moved, or each item is a product of its own.
     """
-    axes, s = spec.lhs_layout.replace("g", ""), spec.spatial
+    s = spec.spatial
     count, step = (spec.window, spec.rhs_dilation) if spec.short_output else (spec.out_size, spec.strides)
-    lhs = pad(dataclasses.replace(spec, lhs_layout=axes), lhs)
-    lhs = take(lhs, axes, **spatial_slices((0,) * spec.ndim, count, step))
+    lhs = take(pad(spec, lhs), spec.lhs_layout, **spatial_slices((0,) * spec.ndim, count, step))
     minor, items = spec.lhs_layout.endswith(s), "c" if spec.short_output else "n"
     batch = f"{items}g" if minor and _items_apart(spec) else "g"
     own, summed = (part.strip(batch) for part in (("n", f"c{s}") if spec.short_output else (f"n{s}", "c")))
@@ -107,8 +106,8 @@ def _over_positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     first = _kernel_first(spec)
     w_axes = [batch if spec.short_output else "g", *(("o", summed) if first else (summed, "o"))]
     out_axes = [batch, "o", own] if first else [batch, own, "o"]
-    x = regroup(lhs, merged(spec.lhs_layout), x_axes, spec.sizes(count))
-    w = regroup(rhs, merged(spec.rhs_layout), w_axes, spec.sizes(spec.window))
+    x = regroup(lhs, spec.lhs_layout, x_axes, spec.sizes(count))
+    w = regroup(rhs, spec.rhs_layout, w_axes, spec.sizes(spec.window))
     if batch != w_axes[0]:
         w = lax.reshape(lax.broadcast(w, [spec.batch]), [spec.batch * spec.groups, *w.shape[1:]])
     (a, a_axes), (b, b_axes) = ((w, w_axes), (x, x_axes)) if first else ((x, x_axes), (w, w_axes))
@@ -117,8 +116,7 @@ def _over_positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     if batch == "cg":  # each item's part of the sum
         out = lax.reduce_sum(lax.reshape(out, [spec.in_channels, spec.groups, *out.shape[1:]]), (0,))
         out_axes[0] = "g"
-    out = lax.convert_element_type(out, spec.out_dtype)
-    return regroup(out, out_axes, merged(spec.out_layout), spec.sizes(spec.out_size))
+    return regroup(out, out_axes, spec.out_layout, spec.sizes(spec.out_size))
 
 
 def _kernel_first(spec: ConvSpec) -> bool:
@@ -140,15 +138,18 @@ def _items_apart(spec: ConvSpec) -> bool:
 
 def _relaid(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Array]:
     """The same convolution without padding, in layouts in which a block is contiguous: groups and items lead."""
-    summed, s = spec.short_output, spec.spatial
-    if spec.lhs_layout.endswith(s):
-        layouts = (f"cgn{s}", f"cgo{s}", f"gon{s}") if summed else (f"ngc{s}", f"goc{s}", f"ngo{s}")
-    else:
-        w = f"goc{s}" if _kernel_first(spec) else f"gc{s}o"
-        layouts = (f"gc{s}n", w, f"g{s}no") if summed else (f"gn{s}c", f"g{s}co", f"gn{s}o")
+    layouts = _layouts(spec)
     x, w = align(pad(spec, lhs), spec.lhs_layout, layouts[0]), align(rhs, spec.rhs_layout, layouts[1])
     names = dict(zip(("lhs_layout", "rhs_layout", "out_layout"), layouts, strict=True))
     return dataclasses.replace(unpadded(spec), **names), x, w
+
+
+def _layouts(spec: ConvSpec) -> tuple[str, str, str]:
+    summed, s = spec.short_output, spec.spatial
+    if spec.lhs_layout.endswith(s):
+        return (f"cgn{s}", f"cgo{s}", f"gon{s}") if summed else (f"ngc{s}", f"goc{s}", f"ngo{s}")
+    w = f"goc{s}" if _kernel_first(spec) else f"gc{s}o"
+    return (f"gc{s}n", w, f"g{s}no") if summed else (f"gn{s}c", f"g{s}co", f"gn{s}o")
 
 
 def _in_blocks(spec: ConvSpec, lhs: Array, rhs: Array, most: int) -> Array:
@@ -251,8 +252,7 @@ def _over_inputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     for axis, size in enumerate(sizes):
         low = spec.padding[axis][0] - (spec.lhs_dilation[axis] - 1)
         edges[f"s{axis}"] = (low, spec.out_size[axis] - size - low)
-    out = widen(blocks, spec.out_layout, **edges)
-    return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
+    return widen(blocks, spec.out_layout, **edges)
 
 
 def _in_disjoint_blocks(spec: ConvSpec) -> bool:
@@ -274,8 +274,7 @@ def _over_blocks(spec: ConvSpec, lhs: Array, rhs: Array, merge: bool) -> Array:
     options = {"precision": spec.precision, "preferred_element_type": spec.compute_dtype}
     product, axes = contract(*operands, batch="g", merge=merge, **options)
     axes = axes.translate(str.maketrans(within, s))
-    out = align(lax.rev(product, [axes.index(axis) for axis in s]), axes, spec.out_layout)
-    return lax.reshape(lax.convert_element_type(out, spec.out_dtype), spec.out_shape)
+    return align(lax.rev(product, [axes.index(axis) for axis in s]), axes, spec.out_layout)
 
 
 def _over_patches(spec: ConvSpec, lhs: Array, rhs: Array, merge: bool = True) -> Array:
@@ -304,16 +303,24 @@ def _patches(
 ) -> tuple[Array, str]:
     """The slices of the input at `count` places, `step` apart, along new axes beside the channels, as they are in the kernel.
 
-    One axis after the other: XLA compiles a concatenation as one branch for each operand.
+    One axis after the other: XLA compiles a concatenation as one branch for each operand. Where what lies together is long, a
+    gather is as fast, and compiled in less time; but it would compute again what makes the input.
     """
     axes, where = spec.lhs_layout, spec.lhs_layout.index(channel) + spec.lhs_layout.endswith(spec.spatial)
+    gathered = not axes.endswith(spec.spatial) and math.prod(x.shape[where:]) >= LEAST_GATHERED
+    x = lax.optimization_barrier(x) if gathered else x
     for axis in reversed(spec.spatial):
-        i, slices = int(axis), []
-        for start in range(0, count[i] * step[i], step[i]):
-            piece = take(x, axes, **{f"s{axis}": slice(start, start + (size[i] - 1) * stride[i] + 1, stride[i])})
-            slices.append(lax.expand_dims(piece, [where]))
-        x = lax.concatenate(slices, where)
-        axes = axes[:where] + axis.translate(_WITHIN) + axes[where:]
+        i, at = int(axis), axes.index(axis)
+        starts, reach = range(0, count[i] * step[i], step[i]), (size[i] - 1) * stride[i] + 1
+        moved = axes[:where] + axis.translate(_WITHIN) + axes[where:]
+        if gathered and count[i] > 1:
+            shape = (*x.shape[:at], reach, *x.shape[at + 1 :])
+            x = windows(x, (at,), np.array(starts, np.int32)[:, None], shape, where)
+            x = take(x, moved, **{f"s{axis}": slice(0, reach, stride[i])})
+        else:
+            pieces = [take(x, axes, **{f"s{axis}": slice(start, start + reach, stride[i])}) for start in starts]
+            x = lax.concatenate([lax.expand_dims(piece, [where]) for piece in pieces], where)
+        axes = moved
     return x, axes
 
 

@@ -8,7 +8,7 @@ r + 2P, … meet every K-th kernel element only, and are an undilated convolutio
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jax import Array, lax
@@ -20,7 +20,9 @@ from jaxgroupconv.spec import ConvSpec
 Phases = list[list[dict[str, Any]]]  # of each axis: fields of the undilated convolution, and the kernel elements that it meets
 
 
-def by_phase(lower: Lower, spec: ConvSpec, lhs: Array, rhs: Array, columns_apart: bool = False) -> Array:
+def by_phase(
+    lower: Lower, spec: ConvSpec, lhs: Array, rhs: Array, columns_apart: bool = False, phases_apart: bool = False
+) -> Array:
     """Computes each phase, and interleaves the results. The group axes of the operands and of what `lower` gives are split off,
     or all are merged.
 
@@ -31,19 +33,25 @@ def by_phase(lower: Lower, spec: ConvSpec, lhs: Array, rhs: Array, columns_apart
       rhs: its kernel.
       columns_apart: whether minor columns are interleaved once all are computed. XLA would compute each where it is stored, one
         by one, and not in vectors; but that takes one pass over the result less.
+      phases_apart: whether each phase is a call of its own: XLA computes one after the other, in the same memory.
     """
     padded, lhs, phases = _padded(spec, lhs)
     axes, parts = axes_of(rhs, spec.rhs_layout), []
-    for combination in itertools.product(*phases):
-        if any(not phase["window"] for phase in combination):
-            parts.append(None)
-            continue
+
+    def computing(combination: Sequence[dict[str, Any]]) -> Callable[[Array, Array], Array]:
         taps = {f"s{axis}": slice(phase["first"], None, phase["every"]) for axis, phase in enumerate(combination)}
         names = ("strides", "padding", "rhs_dilation", "window")
         changes = {name: tuple(phase[name] for phase in combination) for name in names}
         part = dataclasses.replace(padded, lhs_dilation=(1,) * spec.ndim, **changes)
-        part, cropped = crop(part, lhs)
-        parts.append(None if 0 in part.in_size else lower(part, cropped, take(rhs, axes, **taps)))
+
+        def phase(lhs: Array, rhs: Array) -> Array:
+            return lower(*crop(part, lhs), take(rhs, axes, **taps))
+
+        return apart(phase) if phases_apart else phase
+
+    for combination in itertools.product(*phases):
+        missed = (_missed(phase, size) for phase, size in zip(combination, padded.in_size, strict=True))
+        parts.append(None if any(missed) else computing(combination)(lhs, rhs))
     axes = spec.out_layout if "g" in axes else spec.out_layout.replace("g", "")
     sizes = spec.sizes([axis_phases[0]["count"] for axis_phases in phases])
     shape = [spec.groups * spec.out_channels if axis == "o" and "g" not in axes else sizes[axis] for axis in axes]
@@ -69,6 +77,11 @@ def _padded(spec: ConvSpec, lhs: Array) -> tuple[ConvSpec, Array, Phases]:
         size.append(low + spec.in_size[axis] + high)
     lhs = widen(lhs, axes_of(lhs, spec.lhs_layout), **edges)
     return dataclasses.replace(spec, in_size=tuple(size)), lhs, phases
+
+
+def _missed(phase: dict[str, Any], size: int) -> bool:
+    """Whether a phase meets no element of the kernel, or none of the input, which would be cropped away."""
+    return not phase["window"] or sum(max(0, -side) for side in phase["padding"]) >= size
 
 
 def _axis_phases(spec: ConvSpec, axis: int) -> Iterator[dict[str, Any]]:

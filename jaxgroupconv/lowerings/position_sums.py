@@ -13,7 +13,7 @@ from jax import Array, lax
 
 from jaxgroupconv.lowerings.block_sums import blocks_summed, kept_axes, reduced, sums_layout, sums_size
 from jaxgroupconv.lowerings.calls import apart, loop_apart
-from jaxgroupconv.lowerings.geometry import put_at, spatial_slices, take, take_at, without
+from jaxgroupconv.lowerings.geometry import put_at, spatial_slices, take, take_at, windows, without
 from jaxgroupconv.spec import ConvSpec
 
 SUMS_BYTES = 1 << 19  # least of the sums of as many positions as are computed at a time
@@ -51,18 +51,13 @@ def _at(spec: ConvSpec, positions: Any, lhs: Array, rhs: Array) -> Array:
     """The sums for some output positions: where their windows start, of shape (positions, spatial axes)."""
     axes = sums_layout(spec).replace("o", "")
     reach = [(size - 1) * step + 1 for size, step in zip(spec.window, spec.rhs_dilation, strict=True)]
-    numbers = lax.GatherDimensionNumbers(
-        offset_dims=tuple(i for i, axis in enumerate(axes) if axis != "k"),
-        collapsed_slice_dims=(),
-        start_index_map=tuple(map(spec.lhs_layout.index, spec.spatial)),
-    )
-    mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
 
     def sums(positions: Any, lhs: Array, rhs: Array) -> Array:
         rhs = lax.convert_element_type(rhs, spec.compute_dtype)
-        windows = lax.gather(lhs, positions, numbers, spec.shape(spec.lhs_layout, reach), mode=mode)
-        windows = take(windows, axes, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
-        return blocks_summed(spec, windows, axes, rhs, rhs_axes)
+        starts, shape = map(spec.lhs_layout.index, spec.spatial), spec.shape(spec.lhs_layout, reach)
+        found = windows(lhs, tuple(starts), positions, shape, axes.index("k"))
+        found = take(found, axes, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
+        return blocks_summed(spec, found, axes, rhs, rhs_axes)
 
     rhs, rhs_axes = without(rhs, spec.rhs_layout, "o"), spec.rhs_layout.replace("o", "")
     return reduced(spec, apart(sums)(positions, lhs, rhs))  # rhs again as it was given: or else it is copied for the call
