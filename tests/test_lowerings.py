@@ -117,13 +117,21 @@ def test_weight_products_of_one_row_after_the_other(case, monkeypatch):
     assert_right(case, run("matmul", case, compiled=compiled.__wrapped__))
 
 
-@pytest.mark.parametrize("items, looped", [(8, False), (32, True), (256, False)])
-def test_depthwise_weight_sums_are_a_loop_where_their_copies_would_take_new_pages(items, looped):
-    """Copies of 8 items are kept from call to call; those of 256 are too large for a loop to pay."""
+@pytest.mark.parametrize("items, at_a_time", [(8, 8), (32, 2), (256, 2)])
+def test_depthwise_weight_sums_are_a_loop_over_items_where_their_copies_would_take_new_pages(items, at_a_time):
+    """Copies of 8 items are kept from call to call. Groups are minor in these copies: they stay together."""
     shape = items, 512, 14, 14
     spec = Case("", shape, shape, batch_groups=512, padding=((1, 1), (1, 1)), layouts=WEIGHT_GRADIENT).spec
-    groups, _ = weight_sums._at_a_time(spec)
-    assert (1 < groups < 512) == looped
+    assert weight_sums._at_a_time(spec) == (512, at_a_time)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in accepted("taps") if case.spec.short_output and depthwise(case.spec)], ids=str
+)
+def test_depthwise_weight_sums_of_operands_with_groups_added(case, monkeypatch):
+    """As of 512 channels, lest the rows that a sum reads share a set of the cache."""
+    monkeypatch.setattr(weight_sums, "_more_groups", lambda spec, size: 3 * spec.lhs_layout.endswith("gn"))
+    assert_right(case, run("taps", case, compiled=compiled.__wrapped__))
 
 
 def test_xla_keeps_nothing_of_the_windows_of_a_depthwise_weight_gradient():

@@ -41,6 +41,12 @@ def block(spec: ConvSpec) -> tuple[int, int]:
     return items // of_items, -(-height // of_rows)
 
 
+def terms(spec: ConvSpec) -> int:
+    """The number of blocks, whose products are the terms of a sum."""
+    items, rows = block(spec)
+    return spec.in_channels // items * -(-spec.window[0] // rows)
+
+
 def even_rows(spec: ConvSpec) -> ConvSpec:
     """The same with a few more rows of the window, and of the input, such that all blocks have equally many.
 

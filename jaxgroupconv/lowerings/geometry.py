@@ -16,6 +16,8 @@ from jaxgroupconv.spec import ConvSpec
 
 Lower = Callable[[ConvSpec, Array, Array], Array]
 VECTOR = 8  # elements that XLA:CPU computes at once
+CACHE_WAY, CACHE_LINE = 4096, 64  # bytes: addresses of the first cache that are so far apart share a set
+SET_LINES = 5  # lines of one operand that a set has room for, beside the other's: of eight
 TEMPORARIES = 3  # what patches, sums and copies may take, as a multiple of operands and result
 
 
@@ -147,6 +149,14 @@ def total(terms: Sequence[Array]) -> Array:
 def divisor(number: int, at_most: int) -> int:
     """The largest divisor of a number that is not above a bound."""
     return next(d for d in range(max(1, min(number, at_most)), 0, -1) if number % d == 0)
+
+
+def more_groups(size: int, pitch: int, lines: int) -> int:
+    """How many minor groups, of a size in bytes, to add, lest so many lines, `pitch` bytes apart, share a set of the cache.
+
+    Where the groups are a multiple of a large power of two, they do.
+    """
+    return 0 if lines <= SET_LINES * CACHE_WAY // math.gcd(pitch, CACHE_WAY) else -(-CACHE_LINE // size)
 
 
 def spatial_slices(starts: Sequence[int], counts: Sequence[int], steps: Sequence[int]) -> dict[str, slice]:

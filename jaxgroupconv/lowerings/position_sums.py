@@ -53,7 +53,7 @@ def _at(spec: ConvSpec, positions: Any, lhs: Array, rhs: Array) -> Array:
     reach = [(size - 1) * step + 1 for size, step in zip(spec.window, spec.rhs_dilation, strict=True)]
 
     def sums(positions: Any, lhs: Array, rhs: Array) -> Array:
-        rhs = lax.convert_element_type(rhs, spec.compute_dtype)
+        rhs = lax.convert_element_type(take(rhs, rhs_axes, g=slice(0, spec.groups)), spec.compute_dtype)
         starts, shape = map(spec.lhs_layout.index, spec.spatial), spec.shape(spec.lhs_layout, reach)
         found = windows(lhs, tuple(starts), positions, shape, axes.index("k"))
         found = take(found, axes, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))

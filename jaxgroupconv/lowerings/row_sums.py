@@ -13,13 +13,13 @@ import numpy as np
 from jax import Array, lax
 
 from jaxgroupconv.lowerings.block_sums import (
-    block,
     blocks_summed,
     kept_axes,
     operands_size,
     reduced,
     sums_layout,
     sums_size,
+    terms,
 )
 from jaxgroupconv.lowerings.calls import apart, loop_apart, shared
 from jaxgroupconv.lowerings.geometry import put_at, spatial_slices, take, take_at
@@ -68,9 +68,7 @@ def over_parts(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 def part_of(spec: ConvSpec) -> tuple[int, ...]:
     """The output positions that are written out: all, or, if these were too many terms, a part of a row of the first axis."""
     *rows, columns = spec.out_size
-    items, height = block(spec)
-    blocks = spec.in_channels // items * -(-spec.window[0] // height)
-    if math.prod(spec.out_size) * blocks <= MAX_TERMS:
+    if math.prod(spec.out_size) * terms(spec) <= MAX_TERMS:
         return spec.out_size
     return *(1, *rows[1:])[: len(rows)], -(-columns // -(-columns // MAX_COLUMNS))
 

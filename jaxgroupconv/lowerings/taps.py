@@ -16,15 +16,13 @@ from jax import Array, lax
 
 from jaxgroupconv.lowerings import weight_sums
 from jaxgroupconv.lowerings.calls import OPEN_TERMS, apart, loop_apart
-from jaxgroupconv.lowerings.geometry import VECTOR, align, crop, pad, take, take_at, widen
+from jaxgroupconv.lowerings.geometry import VECTOR, align, crop, more_groups, pad, take, take_at, widen
 from jaxgroupconv.lowerings.phases import by_phase
 from jaxgroupconv.lowerings.tap_sums import MAX_TERMS, MAX_TERMS_IN_PARTS, in_cache, in_parts, sum_of_taps
 from jaxgroupconv.spec import ConvSpec
 
 LOOP_TERMS = 16  # least terms of one iteration, which reads and writes the result once; half, where output channels are minor
 LOOP_PRODUCTS = 128  # the same times the output channels where these are minor: less, and LLVM unrolls their loop into scalars
-CACHE_WAY, CACHE_LINE = 4096, 64  # bytes: addresses of the first cache that are so far apart share a set
-SET_LINES = 5  # lines of the input that a set has room for, beside the kernel's: of eight
 LEAST_COLUMNS = 16  # of a row of which it pays to fill up the last vector
 LEAST_ROW = 7  # elements of a row that are enough for vectors, where channel-last there would be none
 REGION_TERMS, REGION_BYTES = 8, 1 << 20  # most terms and least input for which the outputs at the borders are apart
@@ -228,15 +226,10 @@ def _spaced(spec: ConvSpec, lhs: Array, rhs: Array, positions: int, terms: int) 
 
 
 def _more_groups(spec: ConvSpec, array: Array, axes: str, lines: int) -> int:
-    """How many groups to add, lest so many neighbouring positions or kernel elements share a set of the cache.
-
-    Where the groups are minor and their number is a multiple of a large power of two, they do.
-    """
+    """How many groups to add to minor ones, lest so many neighbouring positions or kernel elements share a set of the cache."""
     after = 1 + max(map(axes.index, spec.spatial))
     pitch = math.prod(array.shape[after:]) * spec.compute_dtype.itemsize
-    if "g" not in axes[after:] or lines <= SET_LINES * CACHE_WAY // math.gcd(pitch, CACHE_WAY):
-        return 0
-    return -(-CACHE_LINE * spec.groups // pitch)
+    return more_groups(pitch // spec.groups, pitch, lines) if "g" in axes[after:] else 0
 
 
 def _like_result(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Array]:

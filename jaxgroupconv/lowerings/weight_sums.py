@@ -12,13 +12,14 @@ import numpy as np
 from jax import Array, lax
 
 from jaxgroupconv.lowerings import row_sums
-from jaxgroupconv.lowerings.block_sums import ROW_TERMS, depthwise, even_rows, kept_axes, sums_size
+from jaxgroupconv.lowerings.block_sums import ROW_TERMS, depthwise, even_rows, kept_axes, sums_size, terms
 from jaxgroupconv.lowerings.calls import apart, loop_apart
 from jaxgroupconv.lowerings.geometry import (
     TEMPORARIES,
     VECTOR,
     align,
     divisor,
+    more_groups,
     put_at,
     spatial_slices,
     take,
@@ -28,13 +29,13 @@ from jaxgroupconv.lowerings.geometry import (
 )
 from jaxgroupconv.lowerings.position_sums import over_positions, positions_at_a_time
 from jaxgroupconv.lowerings.row_sums import even_parts, over_parts, part_of, rows_apart
-from jaxgroupconv.spec import ConvSpec
+from jaxgroupconv.spec import ConvSpec, Sizes
 
 SHORT_ROW = 16  # elements of a row, channel-first, that are too few for a vector loop
 CACHE_BYTES = 1 << 20  # operands that one iteration over c works on, which it copies
 SMALL_BYTES = 1 << 20  # of copies and sums that are not worth a loop over groups
-PAGED_BYTES = 32 << 20  # of copies and sums for which the system gives new pages in each call: a loop over groups of
-PART_BYTES = 12 << 20  # so many bytes then, unless the operands are much larger
+PAGED_BYTES = 32 << 20  # of copies and sums for which the system gives new pages in each call: a loop over items of
+PART_BYTES = 6 << 20  # so many bytes then
 
 
 def why_not(spec: ConvSpec) -> str | None:
@@ -53,7 +54,8 @@ def over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     def fetch(i: Any, lhs: Array, rhs: Array) -> list[Array]:
         item = lax.mul(lax.rem(i, np.int32(in_items)), np.int32(items))
         at = {"g": (group(i), groups), "c": (item, items)}
-        return _prepared(part, take_at(lhs, spec.lhs_layout, **at), take_at(rhs, spec.rhs_layout, **at))
+        slices = take_at(lhs, spec.lhs_layout, **at), take_at(rhs, spec.rhs_layout, **at)
+        return _prepared(part, *map(lax.optimization_barrier, slices))  # else each element that is moved would be sliced
 
     def group(i: Any) -> Any:
         return lax.mul(lax.div(i, np.int32(in_items)), np.int32(groups))
@@ -78,13 +80,19 @@ def _at_a_time(spec: ConvSpec) -> tuple[int, int]:
     copied = items * lhs * (moved or converted or plain.in_size != spec.in_size)
     copied += items * rhs * (moved or (converted and not depthwise(spec)) or plain.window != spec.window)
     needed = copied + _sums_at_a_time(some) + result
-    paged = depthwise(spec) and size * needed > PAGED_BYTES and spec.bytes <= 4 * PAGED_BYTES
-    if size * needed <= max(SMALL_BYTES, TEMPORARIES * spec.bytes) and not paged:
+    fits = size * needed <= max(SMALL_BYTES, TEMPORARIES * spec.bytes)
+    paged = depthwise(spec) and size * needed > PAGED_BYTES
+    if fits and not paged:
         return spec.groups, items
-    slices, spare = items * (lhs + rhs), 1  # which the loop takes
-    most = (TEMPORARIES - spare) * spec.bytes
+    needed += items * (lhs + rhs)  # slices, which the loop takes
+    most = (TEMPORARIES - 1) * spec.bytes
     most = min(most, PART_BYTES) if paged else most
-    return divisor(spec.groups, spec.groups * most // (size * (needed + slices))), items
+    if depthwise(spec):
+        items = divisor(items, spec.in_channels * most // (size * needed))
+        needed = needed * items // spec.in_channels
+    if fits and plain.lhs_layout.endswith("gn"):  # some groups of a minor axis would be slices of short pieces
+        return spec.groups, items
+    return divisor(spec.groups, spec.groups * most // (size * needed)), items
 
 
 def _sums_at_a_time(spec: ConvSpec) -> int:
@@ -123,8 +131,19 @@ def _prepared(spec: ConvSpec, lhs: Array, rhs: Array) -> list[Array]:
     lhs = lax.convert_element_type(lhs, spec.compute_dtype)
     rhs = rhs if depthwise(spec) else lax.convert_element_type(rhs, spec.compute_dtype)
     lhs, rhs = align(lhs, spec.lhs_layout, plain.lhs_layout), align(rhs, spec.rhs_layout, plain.rhs_layout)
-    rhs = widen(rhs, plain.rhs_layout, s0=(0, plain.window[0] - spec.window[0]))
+    moved, padded = plain.lhs_layout != spec.lhs_layout, plain.in_size != spec.in_size
+    edges["g"] = (0, _more_groups(plain, plain.in_size) if moved or padded else 0)
+    more = _more_groups(plain, plain.window) if moved else 0
+    rhs = widen(rhs, plain.rhs_layout, s0=(0, plain.window[0] - spec.window[0]), g=(0, more))
     return [widen(lhs, plain.lhs_layout, **edges), rhs]
+
+
+def _more_groups(spec: ConvSpec, size: Sizes) -> int:
+    """How many groups to add to a copy of an operand, of whose rows a depthwise sum reads as many as it has terms."""
+    if not depthwise(spec) or not spec.lhs_layout.endswith("gn"):
+        return 0
+    row = math.prod(size[1:]) * spec.groups * spec.compute_dtype.itemsize
+    return more_groups(spec.compute_dtype.itemsize, row, terms(spec))
 
 
 def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
@@ -136,7 +155,7 @@ def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         compute, axes = over_parts, spec.spatial[:-1] + kept.replace("k", spec.spatial[-1])
 
     def sums(lhs: Array, rhs: Array) -> Array:
-        return compute(plain, lhs, lax.reshape(rhs, plain.shape(plain.rhs_layout, plain.window)))
+        return compute(plain, lhs, rhs)
 
     if not depthwise(spec) and plain.lhs_layout != spec.lhs_layout:
         sums = apart(sums)  # else XLA would only change the layouts of moved operands, and move them for each product
