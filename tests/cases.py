@@ -278,6 +278,14 @@ CASES = (
     Case("the same of few positions", (2, 12, 1, 2), (2, 9, 1, 2), batch_groups=3, layouts=WEIGHT_GRADIENT),
     Case("weight gradient, wide groups", (2, 24, 7, 7), (2, 16, 5, 5), batch_groups=2, layouts=WEIGHT_GRADIENT),
     Case("weight gradient, channel-last", (3, 8, 8, 6), (3, 6, 6, 9), batch_groups=3, layouts=WEIGHT_GRADIENT_NHWC),
+    Case("weight gradient, depthwise, channel-last", (3, 8, 9, 5), (3, 7, 7, 5), batch_groups=5, layouts=WEIGHT_GRADIENT_NHWC),
+    Case(
+        "weight gradient of multipliers, channel-last",
+        (2, 8, 9, 3),
+        (2, 6, 8, 12),
+        batch_groups=3,
+        layouts=WEIGHT_GRADIENT_NHWC,
+    ),
     Case("weight gradient, dense", (2, 3, 8, 8), (2, 4, 6, 6), layouts=WEIGHT_GRADIENT),
     Case("weight gradient, dense, padded", (2, 3, 6, 7), (2, 4, 6, 6), padding=((1, 1), (2, 0)), layouts=WEIGHT_GRADIENT),
     Case(  # whose stride is its kernel's size

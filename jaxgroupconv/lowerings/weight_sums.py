@@ -33,6 +33,7 @@ from jaxgroupconv.spec import ConvSpec, Sizes
 
 SHORT_ROW = 16  # elements of a row, channel-first, that are too few for a vector loop
 CACHE_BYTES = 1 << 20  # operands that one iteration over c works on, which it copies
+MULTIPLIER = 16  # output channels of one input channel, channel-last, that are vectors of their own
 SMALL_BYTES = 1 << 20  # of copies and sums that are not worth a loop over groups
 PAGED_BYTES = 32 << 20  # of copies and sums for which the system gives new pages in each call: a loop over items of
 PART_BYTES = 6 << 20  # so many bytes then
@@ -45,17 +46,41 @@ def why_not(spec: ConvSpec) -> str | None:
 
 def over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The sums for all output positions, in their own dtype, of operands with their group axes split off."""
+    if not _repeats(spec):
+        return _over_outputs(spec, lhs, rhs)
+    each = dataclasses.replace(spec, groups=spec.groups * spec.out_channels, out_channels=1)
+    out = _over_outputs(each, lhs, lax.reshape(rhs, each.shape(each.rhs_layout, each.window)), repeats=spec.out_channels)
+    axes = spec.out_layout.replace("o", "").replace("g", "go")
+    return align(lax.reshape(out, spec.shape(axes, spec.out_size)), axes, spec.out_layout)
+
+
+def _repeats(spec: ConvSpec) -> bool:
+    """Whether to repeat the input for each output channel, as in a depthwise convolution: else one group would be a vector."""
+    minor = spec.lhs_layout.endswith("gn") and spec.rhs_layout.endswith("go")
+    return minor and spec.batch == 1 < spec.out_channels < MULTIPLIER and spec.out_channels % VECTOR > 0
+
+
+def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array, repeats: int = 1) -> Array:
+    """The same, in a loop over groups and items if these are too many; each group of `lhs` is that of so many of the spec."""
     groups, items = _at_a_time(spec)
+    groups = groups if repeats == 1 else spec.groups
     in_groups, in_items = spec.groups // groups, spec.in_channels // items
     part, axes = dataclasses.replace(spec, groups=groups, in_channels=items), spec.out_layout
+
+    def prepared(lhs: Array, rhs: Array) -> list[Array]:
+        if repeats > 1:
+            lhs = lax.broadcast_in_dim(lhs, (*lhs.shape[:-1], repeats), range(lhs.ndim))
+            lhs = lax.reshape(lhs, part.shape(part.lhs_layout, part.in_size))
+        return _prepared(part, lhs, rhs)
+
     if part == spec:
-        return _sums(spec, *_prepared(spec, lhs, rhs))
+        return _sums(spec, *prepared(lhs, rhs))
 
     def fetch(i: Any, lhs: Array, rhs: Array) -> list[Array]:
         item = lax.mul(lax.rem(i, np.int32(in_items)), np.int32(items))
-        at = {"g": (group(i), groups), "c": (item, items)}
-        slices = take_at(lhs, spec.lhs_layout, **at), take_at(rhs, spec.rhs_layout, **at)
-        return _prepared(part, *map(lax.optimization_barrier, slices))  # else each element that is moved would be sliced
+        x_at, w_at = ({"g": (group(i), count), "c": (item, items)} for count in (groups // repeats, groups))
+        slices = take_at(lhs, spec.lhs_layout, **x_at), take_at(rhs, spec.rhs_layout, **w_at)
+        return prepared(*map(lax.optimization_barrier, slices))  # else each element that is moved would be sliced
 
     def group(i: Any) -> Any:
         return lax.mul(lax.div(i, np.int32(in_items)), np.int32(groups))
