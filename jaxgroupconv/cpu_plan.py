@@ -1,13 +1,16 @@
-"""The decision list for CPUs: which convolutions each lowering is fastest at, as measured (docs/performance.md)."""
+"""The decision list for CPUs: which convolutions each lowering is fastest at, as measured (docs/performance.md).
+
+That for weight gradients is `weight_plan.py`.
+"""
 
 import math
 from collections.abc import Callable
 
-from jaxgroupconv.lowerings.geometry import VECTOR
-from jaxgroupconv.lowerings.per_group import FEW_CHANNELS, FEW_ITEMS, MAX_UNROLLED, few_items, padded_before
+from jaxgroupconv.lowerings.per_group import MAX_UNROLLED
 from jaxgroupconv.lowerings.taps import PHASE_COLUMNS
-from jaxgroupconv.lowerings.weight_sums import transposed
 from jaxgroupconv.spec import ConvSpec
+
+DILATED = 24  # channels of a group of a dilated input, up to which its phases are sums, or products of one item after the other
 
 
 def _strided(spec: ConvSpec) -> bool:
@@ -21,7 +24,7 @@ def _pointwise(spec: ConvSpec) -> bool:
 def _thin_dense(spec: ConvSpec) -> bool:
     """One group of few input channels, as of images."""
     terms = spec.in_channels * math.prod(spec.window)
-    return math.prod(spec.window) > 1 and terms <= 75 and spec.phases == 1 and not spec.short_output
+    return math.prod(spec.window) > 1 and terms <= 75 and spec.phases == 1
 
 
 def _thin_dense_products(spec: ConvSpec) -> bool:
@@ -36,7 +39,7 @@ def _thin_dense_sums(spec: ConvSpec) -> bool:
     return _thin_dense(spec) and spec.in_channels * math.prod(spec.window) <= most and (plain or few)
 
 
-def _dense_pointwise(spec: ConvSpec) -> bool:
+def dense_pointwise(spec: ConvSpec) -> bool:
     """One group and a kernel of size one; where the kernel has to be transposed, it is a small part of the operands."""
     positions, channels = spec.batch * math.prod(spec.out_size), spec.in_channels + spec.out_channels
     moved = 4 * spec.in_channels * spec.out_channels if _gathered(spec) else 0
@@ -48,8 +51,6 @@ def _volumetric_sums(spec: ConvSpec) -> bool:
     """In three dimensions: few channels, or a plain kernel that passes over many positions."""
     if spec.ndim != 3 or math.prod(spec.window) < 9:
         return False
-    if spec.short_output:
-        return spec.groups == 1 and spec.batch * spec.out_channels <= 64
     if spec.in_channels <= 12 or spec.out_channels <= 4:
         return True
     if spec.phases > 1:
@@ -65,75 +66,15 @@ def _volumetric_products(spec: ConvSpec) -> bool:
     if spec.ndim != 3 or spec.in_channels * spec.out_channels * spec.batch < 64:
         return False
     sparse = spec.phases > 1 or any(step > 1 for step in spec.strides + spec.rhs_dilation)
-    if spec.short_output:
-        wide = spec.batch * spec.out_channels >= 16 * 16 or spec.phases > 4
-        return wide and min(spec.batch, spec.out_channels) > 2 and (sparse or spec.in_channels == 1)
     return spec.in_channels > 12 and (sparse or spec.channel_last or (spec.batch == 1 and spec.in_channels < 128))
 
 
 def _disjoint(spec: ConvSpec) -> bool:
     wide = spec.in_channels > 16 and (spec.groups > 1 or spec.phases > 4)
-    return spec.disjoint and not spec.short_output and (not spec.channel_last or spec.in_channels == 1 or wide)
+    return spec.disjoint and (not spec.channel_last or spec.in_channels == 1 or wide)
 
 
-def _sparse(spec: ConvSpec) -> bool:  # as the weight gradient of a strided convolution, where lax has a naive loop
-    return any(step > 1 for step in spec.rhs_dilation)
-
-
-def _few_items_sparse(spec: ConvSpec) -> bool:
-    return spec.groups == 1 and few_items(spec) and spec.phases == 1 and _sparse(spec)
-
-
-def _dense_gradient(spec: ConvSpec) -> bool:
-    """One group where lax has a naive loop (a dilated input, a kernel of size one), or products of an unlucky shape."""
-    if spec.groups > 1 or not spec.short_output or min(spec.batch, spec.out_channels) <= 2:
-        return _few_items_sparse(spec)
-    large = math.prod(spec.rhs_shape) * spec.rhs_dtype.itemsize >= 24 << 20
-    thin = spec.channel_last and spec.out_channels >= 24 and spec.batch >= 4 and spec.batch * math.prod(spec.out_size) <= 64
-    unlucky = spec.ndim == 2 and (large or (thin and math.prod(spec.window) >= 1 << 13))
-    return unlucky or _few_items_sparse(spec) or spec.phases > 1 or math.prod(spec.out_size) == 1
-
-
-def _thin_gradient(spec: ConvSpec) -> bool:
-    if math.prod(spec.out_size) == 1:
-        most = 16
-    elif spec.groups <= 3 and not _sparse(spec):
-        most = 3 * spec.batch if spec.channel_last and spec.batch <= 5 else 15
-    elif spec.lhs_layout.startswith("g"):  # of a vmap over the weights: a sum's elements are far apart
-        most = 8 * 8
-    elif spec.channel_last:
-        most = 32 * 32
-    elif _sparse(spec):
-        most = 8 * 8 if spec.out_channels % VECTOR else 16 * 16
-    else:
-        most = 16 * 16 if transposed(spec) else 11 * 12
-    return spec.short_output and spec.batch * spec.out_channels <= most
-
-
-def _wide_gradient_of_positions(spec: ConvSpec) -> bool:
-    """Channel-last, several items with many positions, over which sums pass once; few neighbours share a set of the cache."""
-    items, pitch = spec.in_channels, 4 * spec.groups * spec.out_channels
-    many = spec.ndim == 2 and items >= 4 and items * math.prod(spec.in_size) >= 3000
-    apart = pitch % 2048 > 0 if _sparse(spec) else pitch % 512 > 0 and math.prod(spec.out_size) <= 9
-    wide = min(spec.batch, spec.out_channels) >= 32 and spec.batch * spec.out_channels <= 128 * 128
-    plain = spec.groups > 1 and spec.phases == 1 and math.prod(spec.out_size) > 1 and spec.lhs_layout.startswith("c")
-    return spec.short_output and spec.channel_last and many and apart and wide and plain
-
-
-def _few_thin_gradient(spec: ConvSpec) -> bool:
-    thin = spec.batch * spec.out_channels < 16 * 16
-    plain = math.prod(spec.out_size) > 1 and spec.phases == 1 and not _sparse(spec)
-    return spec.short_output and spec.groups <= 3 and thin and plain
-
-
-def _wide_gradient_of_items(spec: ConvSpec) -> bool:
-    """Several items of few wide groups: lax's dense gradient keeps what products of one item after the other load again."""
-    few = spec.short_output and 1 < spec.groups <= MAX_UNROLLED and math.prod(spec.out_size) > 1
-    wide = spec.ndim == 2 and spec.phases == 1 and min(spec.batch, spec.out_channels) >= 32
-    return few and wide and spec.in_channels >= (2 if spec.channel_last else 4)
-
-
-def _scale(spec: ConvSpec) -> bool:
+def scale(spec: ConvSpec) -> bool:
     return _pointwise(spec) and spec.in_channels == spec.out_channels == spec.phases == 1 and not _strided(spec)
 
 
@@ -197,10 +138,20 @@ def _patches(spec: ConvSpec) -> bool:
     return spec.phases == 1 and math.prod(spec.window) > 1 and (strided or wide)
 
 
-def _thin_dilated(spec: ConvSpec) -> bool:
-    terms, least = spec.in_channels * math.prod(spec.window) / spec.phases, 12 if spec.channel_last else 5
-    many = spec.batch * math.prod(spec.out_size) >= 6000 and spec.out_size[-1] >= PHASE_COLUMNS and not spec.channel_last
-    return spec.phases > 1 and least < spec.in_channels <= 16 and terms > 2 * least and not (many and _thin(spec))
+def _dilated_sums(spec: ConvSpec) -> bool:
+    """A dilated input of thin groups; channel-first, of few terms, or of rows whose phases are vectors."""
+    if spec.phases == 1 or spec.channel_last:
+        return spec.phases > 1 and spec.in_channels <= DILATED
+    few = spec.in_channels <= 5 or spec.in_channels * math.prod(spec.window) <= 10 * spec.phases
+    wide = spec.out_size[-1] >= PHASE_COLUMNS
+    many = spec.in_channels <= 12 and spec.batch * math.prod(spec.out_size) >= 6000
+    return few or (wide and spec.in_channels <= 16 and (many or spec.out_channels <= 8))
+
+
+def _dilated_products(spec: ConvSpec) -> bool:
+    """Another one, channel-first, of a single item, many groups, or rows that are wide for their channels."""
+    wide = spec.out_size[-1] >= PHASE_COLUMNS and spec.in_channels <= DILATED
+    return spec.phases > 1 and not spec.channel_last and (spec.batch == 1 or spec.groups > MAX_UNROLLED or wide)
 
 
 # (applies, name, reason); benchmarks/run.py --lowerings measures what the bounds rest on.
@@ -218,7 +169,7 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "16 output channels: sums over the kernel's taps",
     ),
     (
-        lambda spec: spec.groups == 1 and _dense_pointwise(spec),
+        lambda spec: spec.groups == 1 and dense_pointwise(spec),
         "matmul",
         "one group, a kernel of size one, at least 4 positions (several items, channel-first: 32 each): a matrix product",
     ),
@@ -237,61 +188,8 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "matmul",
         "a transposed convolution whose stride is its kernel's size: one matrix product (but not of thin groups, channel-last)",
     ),
-    (
-        lambda spec: spec.groups == 1 and padded_before(spec),
-        "per_group",
-        f"a dense weight gradient in 2-D, unstrided and padded, of at most {FEW_ITEMS} items and {FEW_CHANNELS} output "
-        "channels: lax's own, of a padded copy",
-    ),
-    (
-        lambda spec: _few_items_sparse(spec) and (spec.batch > 4 or spec.out_channels <= 8),
-        "taps",
-        f"a strided one of at most {FEW_ITEMS} items and {FEW_CHANNELS} output channels (8 of at most 4 input channels): sums "
-        "over blocks of rows",
-    ),
-    (
-        _dense_gradient,
-        "matmul",
-        "another of these, or one of a kernel of size one or a dilated input, or in 2-D of a cotangent of 24 MiB, or, "
-        "channel-last, of 8192 positions, at least 24 output channels and at most 64 input channels times kernel elements: a "
-        "product of patches",
-    ),
     (lambda spec: spec.groups == 1, "native", "one group: a dense convolution"),
-    (_scale, "native", "a depthwise kernel of size one: lax's own is one elementwise product too"),
-    (
-        _thin_gradient,
-        "taps",
-        "a weight gradient of thin groups (at most 11x12 channels, 16x16 if rows are shorter than 16 or output channels are "
-        "whole vectors, channel-last 32x32): sums over blocks of rows",
-    ),
-    (
-        _wide_gradient_of_positions,
-        "taps",
-        "a weight gradient in two dimensions, channel-last, of at least 4 items, 3000 positions and 32x32, at most 128x128 "
-        "channels, if all channels take no multiple of 2 KiB and it is strided, or of 512 bytes and it is 3x3: sums over "
-        "blocks of rows",
-    ),
-    (
-        _few_thin_gradient,
-        "per_group",
-        "a weight gradient of at most 3 groups of less than 16x16 channels: a dense convolution for each",
-    ),
-    (
-        _wide_gradient_of_items,
-        "per_group",
-        "a weight gradient of several items (channel-first four) and at most 16 groups of at least 32x32 channels: a dense "
-        "convolution for each",
-    ),
-    (
-        lambda spec: spec.short_output,
-        "matmul",
-        "a weight gradient of wide groups: a matrix product with patches",
-    ),
-    (
-        lambda spec: spec.short_output,
-        "feature_groups",
-        "any other weight gradient: lax's own convolution, its batch groups written as feature groups",
-    ),
+    (scale, "native", "a depthwise kernel of size one: lax's own is one elementwise product too"),
     (
         _large_pointwise_gradient,
         "per_group",
@@ -305,10 +203,16 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "least 8, or, of several items, 4 and 8 output channels (12 if strided): matrix products over the groups",
     ),
     (
-        _thin_dilated,
+        _dilated_sums,
+        "taps",
+        f"a dilated input of at most {DILATED} channels a group, channel-last, or, channel-first, of 5, or 10 terms a phase, "
+        f"or of {PHASE_COLUMNS} columns and 16 channels in and 8 out, or 12 of 6000 positions: sums, phase by phase",
+    ),
+    (
+        _dilated_products,
         "matmul",
-        "a dilated input of 6 (channel-last 13) to 16 channels a group, but not of thin ones, 28 columns and 6000 positions: "
-        "matrix products of patches, phase by phase",
+        f"another one, channel-first, of one item, more than {MAX_UNROLLED} groups, or {PHASE_COLUMNS} columns of at most "
+        f"{DILATED} channels a group: matrix products of patches, phase by phase",
     ),
     (
         _thin_strided,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxgroupconv.cpu_plan import DILATED
 from jaxgroupconv.spec import ConvSpec
 
 LARGE = 225  # kernel elements, from which on a depthwise sum is worth moving
@@ -57,8 +58,8 @@ def _dense_pointwise_gradient(spec: ConvSpec) -> bool:
 
 
 def _dilated(spec: ConvSpec) -> bool:
-    least = min(spec.in_channels, spec.out_channels)
-    return spec.groups > 1 and spec.phases > 1 and not spec.short_output and least >= 16
+    wide = spec.in_channels > DILATED and spec.out_channels >= 16
+    return spec.groups > 1 and spec.phases > 1 and not spec.short_output and spec.channel_last and wide
 
 
 def _gradient(spec: ConvSpec) -> bool:
@@ -99,5 +100,9 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "a weight gradient, channel-last, of groups of at least 32 channels in and out, 16 of a 1x1 kernel, 96 of one group "
         f"(there not of a 1x1 kernel, and in 2-D with {MANY} positions in either layout): oneDNN's products",
     ),
-    (_dilated, "onednn", "a dilated input, groups of at least 16 channels in and out: oneDNN's kernel for each phase"),
+    (
+        _dilated,
+        "onednn",
+        f"a dilated input, channel-last, groups of more than {DILATED} channels in and 16 out: oneDNN's kernel for each phase",
+    ),
 )

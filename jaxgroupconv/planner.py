@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 
-from jaxgroupconv import cpu_plan, kernel_plan
+from jaxgroupconv import cpu_plan, kernel_plan, weight_plan
 from jaxgroupconv.lowerings import LOWERINGS, not_understood
 from jaxgroupconv.spec import ConvSpec
 
@@ -31,6 +32,14 @@ def plan(spec: ConvSpec, platform: str, kernels: bool = False) -> Plan:
     Nothing is measured and no device is touched: the same spec has the same plan everywhere. On `cpu` it is the first line that
     applies and whose lowering does not refuse; without kernels, or of fewer than {least} operations, the first but `onednn`:
 
+    {kernel_rules}
+
+    and then, of a weight gradient,
+
+    {weight_rules}
+
+    or, of any other convolution,
+
     {rules}
 
     On other platforms the plan is `native`, until they are measured.
@@ -52,7 +61,8 @@ def plan(spec: ConvSpec, platform: str, kernels: bool = False) -> Plan:
         return Plan("native", f"nothing is measured on {platform} yet")
     if (refusal := not_understood(spec)) is not None:
         return Plan("native", refusal)
-    for applies, name, reason in (kernel_plan.RULES if kernels and spec.flops >= kernel_plan.LEAST else ()) + cpu_plan.RULES:
+    own = weight_plan.RULES if spec.short_output else cpu_plan.RULES
+    for applies, name, reason in (kernel_plan.RULES if kernels and spec.flops >= kernel_plan.LEAST else ()) + own:
         if applies(spec) and LOWERINGS[name].why_not(spec) is None:
             return Plan(name, reason)
     return Plan("native", "every other lowering refuses")
@@ -92,7 +102,13 @@ def _without_gathering(spec: ConvSpec, chosen: Plan) -> Plan:
     return Plan(name, f"on several devices, where {chosen.name} would gather the shards")
 
 
+def _listed(rules: Iterable[tuple[object, str, str]]) -> str:
+    return "\n    ".join(f"{i}. {why} -> `{name}`" for i, (_, name, why) in enumerate(rules, 1))
+
+
 plan.__doc__ = (plan.__doc__ or "").format(
     least=kernel_plan.LEAST,
-    rules="\n    ".join(f"{i}. {why} -> `{name}`" for i, (_, name, why) in enumerate((*kernel_plan.RULES, *cpu_plan.RULES), 1)),
+    kernel_rules=_listed(kernel_plan.RULES),
+    weight_rules=_listed(weight_plan.RULES),
+    rules=_listed(cpu_plan.RULES),
 )

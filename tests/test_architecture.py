@@ -15,8 +15,9 @@ FACES = ("explain", "weights", "nn", "mxnet")
 ORDER = (
     "spec",
     "lowerings",
-    "kernel_plan",
     "cpu_plan",
+    "weight_plan",
+    "kernel_plan",
     "planner",
     "rules",
     "stepwise",

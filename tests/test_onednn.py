@@ -203,7 +203,9 @@ DEPTHWISE = dict(groups=24, padding=SAME)
         (Case("", (1, 24, 9, 9), (24, 8, 1, 1), groups=3), False),
         (Case("", (1, 9, 9, 24), (1, 1, 8, 24), groups=3, layouts=NHWC), True),
         (Case("", (1, 9, 9, 24), (3, 3, 8, 24), groups=3, lhs_dilation=(2, 2), layouts=NHWC), False),
-        (Case("", (1, 9, 9, 48), (3, 3, 16, 48), groups=3, lhs_dilation=(2, 2), layouts=NHWC), True),
+        (Case("", (1, 9, 9, 48), (3, 3, 16, 48), groups=3, lhs_dilation=(2, 2), layouts=NHWC), False),  # sums are faster
+        (Case("", (1, 9, 9, 96), (3, 3, 32, 96), groups=3, lhs_dilation=(2, 2), layouts=NHWC), True),
+        (Case("", (1, 96, 9, 9), (96, 32, 3, 3), groups=3, lhs_dilation=(2, 2)), False),
         (Case("", (1, 9, 9, 24), (3, 3, 24, 24), layouts=NHWC), True),
         (Case("", (1, 24, 9, 9), (5, 24, 3, 3)), False),
         (Case("", (1, 9, 9, 24), (1, 1, 24, 24), layouts=NHWC), False),  # which is a matrix product

@@ -8,7 +8,7 @@ import pytest
 from cases import AVAILABLE, CASES, NHWC, Case
 
 import jaxgroupconv as jgc
-from jaxgroupconv import LOWERINGS, cpu_plan, kernel_plan
+from jaxgroupconv import LOWERINGS, cpu_plan, kernel_plan, weight_plan
 from jaxgroupconv.planner import IMPLEMENTATIONS, Plan, choose, plan
 
 GROUPED = Case("", (1, 8, 9, 9), (8, 2, 3, 3), groups=4).spec
@@ -108,8 +108,8 @@ def test_a_depthwise_kernel_of_size_one_is_left_to_lax():
         (1, 16, 14, 20, 1, ("matmul", "taps")),
         (1, 16, 56, 20, 1, ("taps", "taps")),
         (1, 16, 28, 8, 1, ("per_group", "per_group")),
-        (1, 8, 28, 32, 2, ("matmul", "matmul")),  # strided; the gradient's phases,
-        (8, 8, 28, 32, 2, ("matmul", "taps")),  # whose columns are interleaved apart
+        (1, 8, 14, 32, 2, ("matmul", "matmul")),  # strided; the gradient's phases,
+        (1, 8, 28, 32, 2, ("matmul", "taps")),  # whose columns are interleaved apart
         (8, 4, 28, 32, 2, ("taps", "taps")),
         (1, 40, 14, 8, 1, ("matmul", "per_group")),
     ],
@@ -117,6 +117,23 @@ def test_a_depthwise_kernel_of_size_one_is_left_to_lax():
 def test_channel_first_many_wide_or_strided_groups_are_products(batch, channels, size, groups, stride, planned):
     forward, dx, _ = entries(batch, groups * channels, size, groups * channels, 3, groups, stride)
     assert (forward.plan.name, dx.plan.name) == planned
+
+
+@pytest.mark.parametrize(
+    "batch, channels, size, groups, channel_last, planned",
+    [
+        (8, 24, 28, 8, True, "taps"),
+        (8, 32, 28, 8, True, "per_group"),
+        (8, 24, 28, 8, False, "matmul"),
+        (8, 24, 14, 8, False, "per_group"),  # short rows
+        (8, 32, 28, 8, False, "per_group"),
+        (1, 32, 28, 8, False, "matmul"),  # one item
+        (8, 32, 28, 20, False, "matmul"),  # many groups
+    ],
+)
+def test_the_input_gradient_of_a_strided_convolution(batch, channels, size, groups, channel_last, planned):
+    wide = groups * channels
+    assert entries(batch, wide, size, wide, 3, groups, 2, channel_last)[1].plan.name == planned
 
 
 @pytest.mark.parametrize(
@@ -300,14 +317,14 @@ def test_other_platforms_are_lax_s_until_they_are_measured(platform):
 
 def test_the_docstring_is_the_decision_list():
     doc = plan.__doc__ or ""
-    rules = kernel_plan.RULES + cpu_plan.RULES
-    assert len(rules) >= 3
-    for i, (_, name, reason) in enumerate(rules, 1):
-        assert f"{i}. {reason} -> `{name}`" in doc
+    for rules in (kernel_plan.RULES, weight_plan.RULES, cpu_plan.RULES):
+        assert len(rules) >= 3
+        for i, (_, name, reason) in enumerate(rules, 1):
+            assert f"{i}. {reason} -> `{name}`" in doc
 
 
 def test_every_rule_of_the_list_names_a_lowering():
-    assert {name for _, name, _ in kernel_plan.RULES + cpu_plan.RULES} <= set(LOWERINGS)
+    assert {name for _, name, _ in kernel_plan.RULES + weight_plan.RULES + cpu_plan.RULES} <= set(LOWERINGS)
 
 
 def test_a_refused_spec_is_native_and_says_why():

@@ -158,7 +158,7 @@ def _prepared(spec: ConvSpec, lhs: Array, rhs: Array) -> list[Array]:
     lhs, rhs = align(lhs, spec.lhs_layout, plain.lhs_layout), align(rhs, spec.rhs_layout, plain.rhs_layout)
     moved, padded = plain.lhs_layout != spec.lhs_layout, plain.in_size != spec.in_size
     edges["g"] = (0, _more_groups(plain, plain.in_size) if moved or padded else 0)
-    more = _more_groups(plain, plain.window) if moved else 0
+    more = max(VECTOR, _more_groups(plain, plain.window)) if moved and depthwise(spec) else 0  # XLA moves faster what it pads
     rhs = widen(rhs, plain.rhs_layout, s0=(0, plain.window[0] - spec.window[0]), g=(0, more))
     return [widen(lhs, plain.lhs_layout, **edges), rhs]
 
