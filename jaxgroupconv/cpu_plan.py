@@ -144,8 +144,8 @@ def _dilated_sums(spec: ConvSpec) -> bool:
         return spec.phases > 1 and spec.in_channels <= DILATED
     few = spec.in_channels <= 5 or spec.in_channels * math.prod(spec.window) <= 10 * spec.phases
     wide = spec.out_size[-1] >= PHASE_COLUMNS
-    many = spec.in_channels <= 12 and spec.batch * math.prod(spec.out_size) >= 6000
-    return few or (wide and spec.in_channels <= 16 and (many or spec.out_channels <= 8))
+    thin = spec.in_channels <= 12 and spec.batch * math.prod(spec.out_size) >= 6000
+    return few or (wide and (thin or (12 < spec.in_channels <= 16 and spec.out_channels <= 8)))
 
 
 def _dilated_products(spec: ConvSpec) -> bool:
@@ -206,7 +206,7 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         _dilated_sums,
         "taps",
         f"a dilated input of at most {DILATED} channels a group, channel-last, or, channel-first, of 5, or 10 terms a phase, "
-        f"or of {PHASE_COLUMNS} columns and 16 channels in and 8 out, or 12 of 6000 positions: sums, phase by phase",
+        f"or of {PHASE_COLUMNS} columns and 13 to 16 channels in and 8 out, or 12 of 6000 positions: sums, phase by phase",
     ),
     (
         _dilated_products,

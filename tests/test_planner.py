@@ -108,8 +108,8 @@ def test_a_depthwise_kernel_of_size_one_is_left_to_lax():
         (1, 16, 14, 20, 1, ("matmul", "taps")),
         (1, 16, 56, 20, 1, ("taps", "taps")),
         (1, 16, 28, 8, 1, ("per_group", "per_group")),
-        (1, 8, 14, 32, 2, ("matmul", "matmul")),  # strided; the gradient's phases,
-        (1, 8, 28, 32, 2, ("matmul", "taps")),  # whose columns are interleaved apart
+        (1, 8, 28, 32, 2, ("matmul", "matmul")),  # strided; the gradient's phases,
+        (8, 8, 28, 32, 2, ("matmul", "taps")),  # whose columns are interleaved apart
         (8, 4, 28, 32, 2, ("taps", "taps")),
         (1, 40, 14, 8, 1, ("matmul", "per_group")),
     ],
