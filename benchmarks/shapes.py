@@ -12,6 +12,7 @@ _GROUPED = [
     *rows("rx50-s3 g32", "grouped", 1, 256, 28, 256, 3, 32),
     *rows("rx50-s4 g32", "grouped", 1, 512, 14, 512, 3, 32),
     *rows("rx50-s4 g32 b8", "grouped", 8, 512, 14, 512, 3, 32),
+    *rows("rx50-s4 s2 b8", "grouped", 8, 512, 28, 512, 3, 32, stride=2),
     *rows("rx50-s5 g32", "grouped", 1, 1024, 7, 1024, 3, 32),
     *rows("regnet gw8", "grouped", 1, 208, 14, 208, 3, 26),
     *rows("regnet gw16", "grouped", 1, 320, 14, 320, 3, 20),
@@ -25,6 +26,7 @@ _GROUPED = [
 ]
 _DEPTHWISE = [
     *rows("mbv1 dw 112", "depthwise", 1, 32, 112, 32, 3, 32),
+    *rows("mbv1 dw 112 b32", "depthwise", 32, 32, 112, 32, 3, 32),
     *rows("mbv1 dw 56 b8", "depthwise", 8, 128, 56, 128, 3, 128),
     *rows("mbv1 dw s2", "depthwise", 1, 128, 56, 128, 3, 128, stride=2),
     *rows("mbv1 dw 14", "depthwise", 1, 512, 14, 512, 3, 512),

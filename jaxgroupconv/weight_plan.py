@@ -47,7 +47,8 @@ def _thin_gradient(spec: ConvSpec) -> bool:
     if math.prod(spec.out_size) == 1:
         most = 16
     elif spec.groups <= 3 and not _sparse(spec):
-        most = 3 * spec.batch if spec.channel_last and spec.batch <= 5 else 15
+        few = 16 * 16 if spec.batch >= spec.out_channels in (4, 8, 16) else 3 * spec.batch if spec.batch <= 5 else 15
+        most = few if spec.channel_last else 15
     elif spec.lhs_layout.startswith("g"):  # of a vmap over the weights: a sum's elements are far apart
         most = 8 * 8
     elif spec.channel_last:
@@ -120,7 +121,8 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         _thin_gradient,
         "taps",
         "a weight gradient of thin groups (at most 11x12 channels, 16x16 if rows are shorter than 16 or output channels are "
-        "whole vectors, channel-last 32x32): sums over blocks of rows",
+        "whole vectors, channel-last 32x32; of 2 or 3 groups 15, channel-last 16x16 of 4, 8 or 16 output channels and no "
+        "fewer input channels): sums over blocks of rows",
     ),
     (
         _wide_gradient_of_positions,

@@ -120,6 +120,15 @@ def test_channel_first_many_wide_or_strided_groups_are_products(batch, channels,
 
 
 @pytest.mark.parametrize(
+    "groups, channels, features, planned",
+    [(2, 16, 16, "taps"), (3, 8, 8, "taps"), (2, 4, 8, "per_group"), (2, 12, 6, "per_group"), (2, 24, 24, "matmul")],
+)
+def test_the_weight_gradient_of_few_thin_groups_channel_last(groups, channels, features, planned):
+    """A sum where the output channels are whole vectors that the input channels, as many or more, share."""
+    assert entries(1, groups * channels, 56, groups * features, 3, groups, 1, channel_last=True)[-1].plan.name == planned
+
+
+@pytest.mark.parametrize(
     "batch, channels, size, groups, channel_last, planned",
     [
         (8, 24, 28, 8, True, "taps"),
