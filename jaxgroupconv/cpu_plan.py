@@ -17,6 +17,11 @@ def _strided(spec: ConvSpec) -> bool:
     return any(stride > 1 for stride in spec.strides)
 
 
+def spread_out(spec: ConvSpec) -> bool:
+    """Strided, or with a dilated kernel or input."""
+    return spec.phases > 1 or any(step > 1 for step in spec.strides + spec.rhs_dilation)
+
+
 def _pointwise(spec: ConvSpec) -> bool:
     return math.prod(spec.window) == 1
 
@@ -65,8 +70,7 @@ def _volumetric_products(spec: ConvSpec) -> bool:
     """In three dimensions: strided, dilated, or few items."""
     if spec.ndim != 3 or spec.in_channels * spec.out_channels * spec.batch < 64:
         return False
-    sparse = spec.phases > 1 or any(step > 1 for step in spec.strides + spec.rhs_dilation)
-    return spec.in_channels > 12 and (sparse or spec.channel_last or (spec.batch == 1 and spec.in_channels < 128))
+    return spec.in_channels > 12 and (spread_out(spec) or spec.channel_last or (spec.batch == 1 and spec.in_channels < 128))
 
 
 def _disjoint(spec: ConvSpec) -> bool:

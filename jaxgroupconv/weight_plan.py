@@ -6,7 +6,7 @@ Here `in_channels` are the items of the batch, `batch` and `out_channels` the in
 import math
 from collections.abc import Callable
 
-from jaxgroupconv.cpu_plan import dense_pointwise, scale
+from jaxgroupconv.cpu_plan import dense_pointwise, scale, spread_out
 from jaxgroupconv.lowerings.geometry import VECTOR
 from jaxgroupconv.lowerings.per_group import FEW_CHANNELS, FEW_ITEMS, MAX_UNROLLED, few_items, padded_before
 from jaxgroupconv.lowerings.weight_sums import transposed
@@ -27,10 +27,9 @@ def _volumetric_sums(spec: ConvSpec) -> bool:
 
 def _volumetric_products(spec: ConvSpec) -> bool:
     """In three dimensions: strided, dilated, or of one item."""
-    sparse = spec.phases > 1 or any(step > 1 for step in spec.strides + spec.rhs_dilation)
     wide = spec.batch * spec.out_channels >= 16 * 16 or spec.phases > 4
     enough = min(spec.batch, spec.out_channels) > 2 and spec.in_channels * spec.out_channels * spec.batch >= 64
-    return spec.ndim == 3 and wide and enough and (sparse or spec.in_channels == 1)
+    return spec.ndim == 3 and wide and enough and (spread_out(spec) or spec.in_channels == 1)
 
 
 def _dense_gradient(spec: ConvSpec) -> bool:
@@ -46,9 +45,10 @@ def _dense_gradient(spec: ConvSpec) -> bool:
 def _thin_gradient(spec: ConvSpec) -> bool:
     if math.prod(spec.out_size) == 1:
         most = 16
+    elif spec.groups <= 3 and not _sparse(spec) and spec.channel_last and spec.batch >= spec.out_channels in (4, 8, 16):
+        most = 16 * 16
     elif spec.groups <= 3 and not _sparse(spec):
-        few = 16 * 16 if spec.batch >= spec.out_channels in (4, 8, 16) else 3 * spec.batch if spec.batch <= 5 else 15
-        most = few if spec.channel_last else 15
+        most = 3 * spec.batch if spec.channel_last and spec.batch <= 5 else 15
     elif spec.lhs_layout.startswith("g"):  # of a vmap over the weights: a sum's elements are far apart
         most = 8 * 8
     elif spec.channel_last:
