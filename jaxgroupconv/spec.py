@@ -50,8 +50,8 @@ class ConvSpec:
       out_dtype: the result's dtype.
       precision: lax's precision: None, a pair, or something only lax understands.
       short_output: whether the result has clearly fewer positions than the kernel and the input, the geometry of a weight
-        gradient, unless the layout is that of a forward convolution, channel-last (of which it says enough with several
-        groups). It is decided for the whole convolution; the parts that a lowering makes of it keep it.
+        gradient, unless the layout is that of a forward convolution, whose first axis is the batch (which says enough with
+        several groups). It is decided for the whole convolution; the parts that a lowering makes of it keep it.
     """
 
     batch: int
@@ -75,9 +75,9 @@ class ConvSpec:
 
     def __post_init__(self) -> None:
         if self.short_output is None:
-            out, major = math.prod(self.out_size), self.lhs_layout[: self.lhs_layout.index("c")]
+            out = math.prod(self.out_size)
             short = 3 * out <= 2 * min(math.prod(self.window), math.prod(self.in_size))
-            forward = {"n", "0"} <= set(major) and min(out, self.groups, self.in_channels) > 1
+            forward = self.lhs_layout.startswith("n") and min(out, self.groups) > 1
             object.__setattr__(self, "short_output", short and not forward)
 
     @property
