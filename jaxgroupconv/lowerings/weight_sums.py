@@ -158,24 +158,21 @@ def _prepared(spec: ConvSpec, lhs: Array, rhs: Array) -> list[Array]:
     lhs, rhs = align(lhs, spec.lhs_layout, plain.lhs_layout), align(rhs, spec.rhs_layout, plain.rhs_layout)
     moved, padded = plain.lhs_layout != spec.lhs_layout, plain.in_size != spec.in_size
     if moved or padded:
-        edges |= _apart(plain, edges)
+        edges |= _more(plain, edges)
     more = max(VECTOR, _more_groups(plain, plain.window)) if moved and depthwise(spec) else 0  # XLA moves faster what it pads
     rhs = widen(rhs, plain.rhs_layout, s0=(0, plain.window[0] - spec.window[0]), g=(0, more))
     return [widen(lhs, plain.lhs_layout, **edges), rhs]
 
 
-def _apart(spec: ConvSpec, edges: dict) -> dict:
-    """Edges."""
-    if not depthwise(spec) or not spec.lhs_layout.endswith("gn"):
-        return {}
-    size = spec.compute_dtype.itemsize
-    row = math.prod(spec.in_size[1:]) * spec.groups * size
-    more = more_groups(size, row, terms(spec))
-    column = row + math.prod(spec.in_size[2:]) * spec.groups * size
-    if more and spec.ndim > 1 and not more_groups(size, column, terms(spec)):
-        low, high = edges["s1"]
-        return {"s1": (low, high + 1)}
-    return {"g": (0, more)}
+def _more(spec: ConvSpec, edges: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """The padding of the input's copy with another column, or groups, lest its rows share sets of the cache.
+
+    Of a column's bytes times columns, groups change a factor only, which does not help if there are 64 columns.
+    """
+    groups, last = _more_groups(spec, spec.in_size), f"s{spec.ndim - 1}"
+    if groups and not _more_groups(spec, (*spec.in_size[:-1], spec.in_size[-1] + 1)):
+        return {last: (edges[last][0], edges[last][1] + 1)}
+    return {"g": (0, groups)}
 
 
 def _more_groups(spec: ConvSpec, size: Sizes) -> int:
