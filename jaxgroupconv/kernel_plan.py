@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxgroupconv.cpu_plan import DILATED
+from jaxgroupconv.lowerings.onednn import COLUMNS, ITEMS, is_of_items
 from jaxgroupconv.spec import ConvSpec
 
 LARGE = 225  # kernel elements, from which on a depthwise sum is worth moving
@@ -73,6 +74,15 @@ def _gradient(spec: ConvSpec) -> bool:
     return plain and moved and min(spec.batch, spec.out_channels) >= least
 
 
+def _gradient_of_items(spec: ConvSpec) -> bool:
+    """But not of a 1x1 kernel, which is a product, nor of 16x16 channels and 3x3 kernels, or one group and 5x5 ones."""
+    positions, wide = math.prod(spec.out_size), min(spec.batch, spec.out_channels) >= 12
+    least = 10 if spec.batch * spec.out_channels <= 16 * 16 else 2
+    most = 16 if spec.groups == 1 and spec.ndim == 2 else math.inf
+    plain = spec.short_output and spec.phases == 1 and spec.lhs_dtype == np.float32
+    return plain and is_of_items(spec) and wide and least <= positions <= most
+
+
 RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _depthwise,
@@ -93,6 +103,13 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "onednn",
         f"an input gradient of a 1x1 kernel of one group, channel-last, of at least {DENSE_POINTWISE} operations: oneDNN's "
         "kernel",
+    ),
+    (
+        _gradient_of_items,
+        "onednn",
+        f"a weight gradient of at least {ITEMS} items and at most {COLUMNS} columns, not in 1-D, of groups of at least 12 "
+        "channels in and out, of 3x3 kernels more than 16, of one group in 2-D at most 16 kernel elements: oneDNN's "
+        "kernel, whose channels are the items",
     ),
     (
         _gradient,

@@ -277,6 +277,23 @@ CASES = (
     Case("weight gradient of a pointwise convolution", (2, 6, 5, 5), (2, 9, 5, 5), batch_groups=3, layouts=WEIGHT_GRADIENT),
     Case("the same of few positions", (2, 12, 1, 2), (2, 9, 1, 2), batch_groups=3, layouts=WEIGHT_GRADIENT),
     Case("weight gradient, wide groups", (2, 24, 7, 7), (2, 16, 5, 5), batch_groups=2, layouts=WEIGHT_GRADIENT),
+    Case(
+        "weight gradient of a stride, five items, wide groups, padded",
+        (5, 32, 11, 9),
+        (5, 48, 6, 5),
+        batch_groups=2,
+        rhs_dilation=(2, 2),
+        padding=((1, 1), (1, 1)),
+        layouts=WEIGHT_GRADIENT,
+    ),
+    Case(
+        "weight gradient, eight items, wide groups, padded, channel-last",
+        (8, 7, 8, 32),
+        (8, 7, 8, 24),
+        batch_groups=2,
+        padding=((1, 1), (2, 2)),
+        layouts=WEIGHT_GRADIENT_NHWC,
+    ),
     Case("weight gradient, channel-last", (3, 8, 8, 6), (3, 6, 6, 9), batch_groups=3, layouts=WEIGHT_GRADIENT_NHWC),
     Case("weight gradient, depthwise, channel-last", (3, 8, 9, 5), (3, 7, 7, 5), batch_groups=5, layouts=WEIGHT_GRADIENT_NHWC),
     Case(

@@ -32,6 +32,8 @@ from jaxgroupconv.spec import ConvSpec
 TRIED = ("0.12",)  # of jaxlib; 0.10 may wait for ever, in what oneDNN computes by its GEMM
 _TARGET, _PRODUCT = "__onednn$convolution", "__onednn$matmul"
 _FLOAT32 = np.dtype(np.float32)
+ITEMS = 5  # from which on a weight gradient is a convolution, whose channels are the items and whose kernel is the cotangent
+COLUMNS = 48  # most of such a kernel: oneDNN writes its rows out, and more do not fit the instruction cache
 
 
 def unavailable() -> str | None:
@@ -53,19 +55,25 @@ def why_not(spec: ConvSpec) -> str | None:
     return None
 
 
+def is_of_items(spec: ConvSpec) -> bool:
+    """Whether a weight gradient is oneDNN's convolution too, and not its products."""
+    return spec.over_batch and spec.ndim > 1 and spec.in_channels >= ITEMS and spec.window[-1] <= COLUMNS
+
+
 def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """Computes the convolution (negative padding cropped before), channel-last: for other layouts oneDNN has few kernels.
 
     The operands of a narrow dtype are converted before, and the result after it.
     """
     lhs, rhs = (lax.convert_element_type(operand, _FLOAT32) for operand in (lhs, rhs))
-    axes = f"n{spec.spatial}gc", spec.rhs_layout, f"n{spec.spatial}go"
-    if spec.over_batch:
+    products = spec.over_batch and not is_of_items(spec)
+    axes = f"n{spec.spatial}gc", f"{spec.spatial}cgo" if spec.over_batch else spec.rhs_layout, f"n{spec.spatial}go"
+    if products:
         axes = f"c{spec.spatial}gn", f"c{spec.spatial}go", f"{spec.spatial}ngo"
     last = dataclasses.replace(spec, lhs_layout=axes[0], rhs_layout=axes[1], out_layout=axes[2], out_dtype=_FLOAT32)
     lhs, rhs = spec.split(lhs, rhs)
     lhs, rhs = align(lhs, spec.lhs_layout, last.lhs_layout), align(rhs, spec.rhs_layout, last.rhs_layout)
-    if spec.over_batch:
+    if products:
         out = _products(last, lhs, rhs)
     else:
         dilated = any(dilation > 1 for dilation in spec.lhs_dilation)
