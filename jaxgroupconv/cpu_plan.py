@@ -11,6 +11,7 @@ from jaxgroupconv.lowerings.taps import PHASE_COLUMNS
 from jaxgroupconv.spec import ConvSpec
 
 DILATED = 24  # channels of a group of a dilated input, up to which its phases are sums, or products of one item after the other
+FEW_TERMS = 75  # of one group: products of input channels and kernel elements, as of images
 
 
 def _strided(spec: ConvSpec) -> bool:
@@ -29,7 +30,7 @@ def _pointwise(spec: ConvSpec) -> bool:
 def _thin_dense(spec: ConvSpec) -> bool:
     """One group of few input channels, as of images."""
     terms = spec.in_channels * math.prod(spec.window)
-    return math.prod(spec.window) > 1 and terms <= 75 and spec.phases == 1
+    return math.prod(spec.window) > 1 and terms <= FEW_TERMS and spec.phases == 1
 
 
 def _thin_dense_products(spec: ConvSpec) -> bool:
@@ -163,7 +164,7 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         lambda spec: spec.groups == 1 and _thin_dense_products(spec),
         "matmul",
-        "one group of at most 75 terms in 2-D, channel-first, one or two items, strided or with more than 32 output "
+        f"one group of at most {FEW_TERMS} terms in 2-D, channel-first, one or two items, strided or with more than 32 output "
         "channels: matrix products of patches",
     ),
     (

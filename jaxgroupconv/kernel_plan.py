@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxgroupconv.cpu_plan import DILATED
+from jaxgroupconv.cpu_plan import DILATED, FEW_TERMS
 from jaxgroupconv.lowerings.onednn import COLUMNS, ITEMS, is_of_items
 from jaxgroupconv.spec import ConvSpec
 
@@ -44,8 +44,17 @@ def _grouped(spec: ConvSpec) -> bool:
 
 
 def _dense(spec: ConvSpec) -> bool:
-    enough = min(spec.in_channels, spec.out_channels) >= (4 if spec.channel_last else 6)
-    return spec.groups == 1 and math.prod(spec.window) > 1 and enough and _plain(spec)
+    least, terms = min(spec.in_channels, spec.out_channels), spec.in_channels * math.prod(spec.window)
+    enough = least >= (4 if spec.channel_last else 6) or _of_images(spec)
+    patches = spec.ndim == 2 and spec.batch <= 4 and spec.in_channels < 8 and spec.out_channels >= 32 and terms >= FEW_TERMS
+    return spec.groups == 1 and math.prod(spec.window) > 1 and enough and not patches and _plain(spec)
+
+
+def _of_images(spec: ConvSpec) -> bool:
+    """Few input channels; channel-first where there are many terms, or they are strided, of which sums are no vector loops."""
+    terms, strided = spec.in_channels * math.prod(spec.window), any(stride > 1 for stride in spec.strides)
+    worse = spec.channel_last or spec.ndim == 3 or terms > FEW_TERMS or (strided and spec.batch > 2)
+    return spec.ndim > 1 and spec.in_channels >= 2 and spec.out_channels >= 8 and worse
 
 
 def _pointwise(spec: ConvSpec) -> bool:
@@ -96,7 +105,13 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "onednn",
         "groups of at least 4 channels in and out, or of 2 in and 6 out, channel-first 8 in and out: oneDNN's kernel",
     ),
-    (_dense, "onednn", "one group of at least 4 channels in and out, channel-first 6: oneDNN's kernel"),
+    (
+        _dense,
+        "onednn",
+        "one group of at least 4 channels in and out, channel-first 6, or, not in 1-D, of 2 in and 8 out (channel-first in 2-D "
+        f"of more than {FEW_TERMS} terms, or strided and of more than 2 items), but not, of at most 4 items, of less than 8 in, "
+        f"32 out and {FEW_TERMS} terms, of which lax's patches are better: oneDNN's kernel",
+    ),
     (_pointwise, "onednn", "a kernel of size one, channel-last, groups of at least 8 channels in and out: oneDNN's kernel"),
     (
         _dense_pointwise_gradient,
