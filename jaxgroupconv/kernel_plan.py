@@ -109,8 +109,8 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         _dense,
         "onednn",
         "one group of at least 4 channels in and out, channel-first 6, or, not in 1-D, of 2 in and 8 out (channel-first in 2-D "
-        f"of more than {FEW_TERMS} terms, or strided and of more than 2 items), but not, of at most 4 items, of less than 8 in, "
-        f"32 out and {FEW_TERMS} terms, of which lax's patches are better: oneDNN's kernel",
+        f"of more than {FEW_TERMS} terms, or strided and of more than 2 items), but not, of at most 4 items, of less than 8 "
+        f"in, 32 out and {FEW_TERMS} terms, of which lax's patches are better: oneDNN's kernel",
     ),
     (_pointwise, "onednn", "a kernel of size one, channel-last, groups of at least 8 channels in and out: oneDNN's kernel"),
     (
