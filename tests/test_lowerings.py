@@ -13,7 +13,7 @@ from cases import AVAILABLE, CASES, EMPTY_CASES, WEIGHT_GRADIENT, WEIGHT_GRADIEN
 from jax import lax
 
 from jaxgroupconv import LOWERINGS, plan
-from jaxgroupconv.lowerings import matmul, position_sums, tap_sums, taps, weight_sums
+from jaxgroupconv.lowerings import matmul, onednn, position_sums, tap_sums, taps, weight_sums
 from jaxgroupconv.lowerings.block_sums import depthwise
 
 LEAST_ACCEPTED = {"feature_groups": 15}  # cases; a lowering that accepts fewer than 70 must say so here
@@ -123,6 +123,16 @@ def test_depthwise_weight_sums_are_a_loop_over_items_where_their_copies_would_ta
     shape = items, 512, 14, 14
     spec = Case("", shape, shape, batch_groups=512, padding=((1, 1), (1, 1)), layouts=WEIGHT_GRADIENT).spec
     assert weight_sums._at_a_time(spec) == (512, at_a_time)
+
+
+@pytest.mark.skipif("onednn" not in AVAILABLE, reason="not with this jaxlib or on this machine, as test_onednn.py says")
+@pytest.mark.parametrize(
+    "case", [case for case in accepted("onednn") if onednn.is_of_items(case.spec) and case.spec.in_channels > 10], ids=str
+)
+def test_a_weight_gradient_is_a_loop_over_items_where_their_copies_would_take_new_pages(case, monkeypatch):
+    monkeypatch.setattr(onednn, "PAGED_BYTES", 1)
+    assert "while" in jax.jit(functools.partial(LOWERINGS["onednn"].lower, case.spec)).lower(*case.arrays()).as_text()
+    assert_right(case, run("onednn", case, compiled=compiled.__wrapped__))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ Lower = Callable[[ConvSpec, Array, Array], Array]
 VECTOR = 8  # elements that XLA:CPU computes at once
 CACHE_WAY, CACHE_LINE = 4096, 64  # bytes: addresses of the first cache that are so far apart share a set
 SET_LINES = 5  # lines of one operand that a set has room for, beside the other's: of eight
+PAGED_BYTES = 32 << 20  # of temporaries, beyond which the system gives new pages in each call
 TEMPORARIES = 3  # what patches, sums and copies may take, as a multiple of operands and result
 
 

@@ -24,8 +24,18 @@ import jaxlib.version
 import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.calls import apart
-from jaxgroupconv.lowerings.geometry import TEMPORARIES, align, pad, spatial_slices, take, windows
+from jaxgroupconv.lowerings.calls import apart, loop_apart
+from jaxgroupconv.lowerings.geometry import (
+    PAGED_BYTES,
+    TEMPORARIES,
+    align,
+    divisor,
+    pad,
+    spatial_slices,
+    take,
+    take_at,
+    windows,
+)
 from jaxgroupconv.lowerings.phases import by_phase
 from jaxgroupconv.spec import ConvSpec
 
@@ -66,18 +76,17 @@ def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     The operands of a narrow dtype are converted before, and the result after it.
     """
     lhs, rhs = (lax.convert_element_type(operand, _FLOAT32) for operand in (lhs, rhs))
-    products = spec.over_batch and not is_of_items(spec)
-    axes = f"n{spec.spatial}gc", f"{spec.spatial}cgo" if spec.over_batch else spec.rhs_layout, f"n{spec.spatial}go"
-    if products:
-        axes = f"c{spec.spatial}gn", f"c{spec.spatial}go", f"{spec.spatial}ngo"
-    last = dataclasses.replace(spec, lhs_layout=axes[0], rhs_layout=axes[1], out_layout=axes[2], out_dtype=_FLOAT32)
-    lhs, rhs = spec.split(lhs, rhs)
-    lhs, rhs = align(lhs, spec.lhs_layout, last.lhs_layout), align(rhs, spec.rhs_layout, last.rhs_layout)
-    if products:
-        out = _products(last, lhs, rhs)
+    if is_of_items(spec):
+        compute, axes = _of_items, (spec.lhs_layout, spec.rhs_layout, f"n{spec.spatial}go")
+    elif spec.over_batch:
+        compute, axes = _products, (f"c{spec.spatial}gn", f"c{spec.spatial}go", f"{spec.spatial}ngo")
     else:
         dilated = any(dilation > 1 for dilation in spec.lhs_dilation)
-        out = by_phase(_call, last, lhs, rhs) if dilated else _call(last, lhs, rhs)
+        compute = functools.partial(by_phase, _call) if dilated else _call
+        axes = f"n{spec.spatial}gc", spec.rhs_layout, f"n{spec.spatial}go"
+    last = dataclasses.replace(spec, lhs_layout=axes[0], rhs_layout=axes[1], out_layout=axes[2], out_dtype=_FLOAT32)
+    lhs, rhs = spec.split(lhs, rhs)
+    out = compute(last, align(lhs, spec.lhs_layout, last.lhs_layout), align(rhs, spec.rhs_layout, last.rhs_layout))
     out = lax.reshape(align(out, last.out_layout, spec.out_layout), spec.out_shape)
     return lax.convert_element_type(out, spec.out_dtype)
 
@@ -96,6 +105,38 @@ def _call(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 def _kernel(target: str, config: str, shape: Sequence[int], *operands: Array) -> Array:
     result = jax.ShapeDtypeStruct(shape, _FLOAT32)
     return jax.ffi.ffi_call(target, result, custom_call_api_version=1, legacy_backend_config=config)(*operands)
+
+
+def _of_items(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """A weight gradient as a convolution whose channels are the items; in a loop, if the copies of all would be new pages."""
+    layouts = dict(lhs_layout=f"n{spec.spatial}gc", rhs_layout=f"{spec.spatial}cgo")
+    last, items = dataclasses.replace(spec, **layouts), _at_a_time(spec, lhs.nbytes + rhs.nbytes)
+    part = dataclasses.replace(last, in_channels=items)
+
+    def moved(lhs: Array, rhs: Array) -> list[Array]:
+        return [align(lhs, spec.lhs_layout, last.lhs_layout), align(rhs, spec.rhs_layout, last.rhs_layout)]
+
+    if part == last:
+        return _call(last, *moved(lhs, rhs))
+
+    def fetch(i: Any, *operands: Array) -> list[Array]:
+        at, layouts = (lax.mul(i, np.int32(items)), items), (spec.lhs_layout, spec.rhs_layout)
+        slices = [take_at(operand, layout, c=at) for operand, layout in zip(operands, layouts, strict=True)]
+        return moved(*map(lax.optimization_barrier, slices))  # else each element that is moved would be sliced
+
+    def add(_: Any, out: Array, slices: list[Array], *_operands: Array) -> Array:
+        return lax.add(out, _call(part, *slices))
+
+    zeros = lax.full(spec.shape(spec.out_layout, spec.out_size), 0, _FLOAT32)
+    return loop_apart(spec.in_channels // items, fetch, add, zeros, lhs, rhs)
+
+
+def _at_a_time(spec: ConvSpec, copied: int) -> int:
+    """All items, or, if their copies of so many bytes were new pages, some, which are taken and moved; enough for oneDNN."""
+    if copied <= PAGED_BYTES:
+        return spec.in_channels
+    items = divisor(spec.in_channels, spec.in_channels * PAGED_BYTES // (4 * copied))
+    return items if items >= ITEMS else next(i for i in range(ITEMS, spec.in_channels + 1) if spec.in_channels % i == 0)
 
 
 def _products(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

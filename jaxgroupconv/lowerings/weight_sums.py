@@ -15,6 +15,7 @@ from jaxgroupconv.lowerings import row_sums
 from jaxgroupconv.lowerings.block_sums import ROW_TERMS, depthwise, even_rows, kept_axes, sums_size, terms
 from jaxgroupconv.lowerings.calls import apart, loop_apart
 from jaxgroupconv.lowerings.geometry import (
+    PAGED_BYTES,
     TEMPORARIES,
     VECTOR,
     align,
@@ -35,8 +36,7 @@ SHORT_ROW = 16  # elements of a row, channel-first, that are too few for a vecto
 CACHE_BYTES = 1 << 20  # operands that one iteration over c works on, which it copies
 MULTIPLIER = 16  # output channels of one input channel, channel-last, that are vectors of their own
 SMALL_BYTES = 1 << 20  # of copies and sums that are not worth a loop over groups
-PAGED_BYTES = 32 << 20  # of copies and sums for which the system gives new pages in each call: a loop over items of
-PART_BYTES = 6 << 20  # so many bytes then
+PART_BYTES = 6 << 20  # of copies and sums of some items, if those of all would be new pages
 
 
 def why_not(spec: ConvSpec) -> str | None:
