@@ -84,9 +84,9 @@ def _gradient(spec: ConvSpec) -> bool:
 
 
 def _gradient_of_items(spec: ConvSpec) -> bool:
-    """But not of a 1x1 kernel, which is a product, nor of 16x16 channels and 3x3 kernels, or one group and 5x5 ones."""
+    """But not of 16x16 channels and 3x3 kernels, or of one group and 5x5 ones."""
     positions, wide = math.prod(spec.out_size), min(spec.batch, spec.out_channels) >= 12
-    least = 10 if spec.batch * spec.out_channels <= 16 * 16 else 2
+    least = 10 if spec.batch * spec.out_channels <= 16 * 16 else 1
     most = 16 if spec.groups == 1 and spec.ndim == 2 else math.inf
     plain = spec.short_output and spec.phases == 1 and spec.lhs_dtype == np.float32
     return plain and is_of_items(spec) and wide and least <= positions <= most

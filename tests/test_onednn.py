@@ -73,6 +73,20 @@ def test_it_is_called_forward_and_in_the_input_s_gradient():
 
 
 @called
+@pytest.mark.parametrize(
+    ("items", "kernel", "target"),
+    [(8, 3, CALL), (4, 3, "__onednn$matmul"), (8, 1, "__onednn$matmul")],
+    ids=["items as channels", "few items", "1x1"],
+)
+def test_a_weight_gradient_is_a_convolution_of_the_items_or_a_product(items, kernel, target):
+    x, w = jnp.ones((items, 10, 10, 64)), jnp.ones((kernel, kernel, 32, 64))
+    settings = dict(window_strides=(1, 1), padding="SAME", dimension_numbers=NHWC, feature_group_count=2)
+    out, pull = jax.vjp(jgc.accelerate(lambda w: lax.conv_general_dilated(x, w, **settings)), w)
+    program = text(lambda ct: pull(ct), out)
+    assert target in program and program.count("__onednn$") == program.count(target)
+
+
+@called
 @pytest.mark.parametrize("transform", [jax.vmap, lambda f: lambda *stacks: lax.map(lambda pair: f(*pair), stacks)])
 def test_it_is_called_under_transformations(transform):
     x, w = GROUPED.arrays()

@@ -66,8 +66,9 @@ def why_not(spec: ConvSpec) -> str | None:
 
 
 def is_of_items(spec: ConvSpec) -> bool:
-    """Whether a weight gradient is oneDNN's convolution too, and not its products."""
-    return spec.over_batch and spec.ndim > 1 and spec.in_channels >= ITEMS and spec.window[-1] <= COLUMNS
+    """Whether a weight gradient is oneDNN's convolution too, and not its products, as of a 1x1 kernel."""
+    several = spec.ndim > 1 and spec.in_channels >= ITEMS and math.prod(spec.out_size) > 1
+    return spec.over_batch and several and spec.window[-1] <= COLUMNS
 
 
 def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:

@@ -26,7 +26,6 @@ from jaxgroupconv.lowerings.geometry import put_at, spatial_slices, take, take_a
 from jaxgroupconv.spec import ConvSpec
 
 MAX_TERMS = 128  # unrolled products of all positions; beyond, a loop over parts of rows
-MAX_ROWS = 4  # of positions, each of which is compiled on its own; beyond, the same
 MAX_COLUMNS = 8  # output positions of such a part
 MAX_POSITIONS = 128  # the same times those of the axes between the first and the last
 
@@ -69,7 +68,7 @@ def over_parts(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 def part_of(spec: ConvSpec) -> tuple[int, ...]:
     """The output positions that are written out: all, or, if these were too many terms, a part of a row of the first axis."""
     *rows, columns = spec.out_size
-    if math.prod(spec.out_size) * terms(spec) <= MAX_TERMS and math.prod(rows) <= MAX_ROWS:
+    if math.prod(spec.out_size) * terms(spec) <= MAX_TERMS:
         return spec.out_size
     return *(1, *rows[1:])[: len(rows)], -(-columns // -(-columns // MAX_COLUMNS))
 
