@@ -138,9 +138,14 @@ def test_a_weight_gradient_is_a_loop_over_items_where_their_copies_would_take_ne
 @pytest.mark.parametrize(
     "case", [case for case in accepted("taps") if case.spec.short_output and depthwise(case.spec)], ids=str
 )
-def test_depthwise_weight_sums_of_operands_with_groups_added(case, monkeypatch):
-    """As of 512 channels, lest the rows that a sum reads share a set of the cache."""
-    monkeypatch.setattr(weight_sums, "_more_groups", lambda spec, size: 3 * spec.lhs_layout.endswith("gn"))
+@pytest.mark.parametrize("column", [False, True], ids=["groups", "a column"])
+def test_depthwise_weight_sums_of_operands_with_groups_or_a_column_added(case, column, monkeypatch):
+    """As of 512 channels, or of 64 columns, lest the rows that a sum reads share a set of the cache."""
+
+    def more_groups(spec, size):
+        return 3 * (spec.lhs_layout.endswith("gn") and (size == spec.in_size or not column))
+
+    monkeypatch.setattr(weight_sums, "_more_groups", more_groups)
     assert_right(case, run("taps", case, compiled=compiled.__wrapped__))
 
 

@@ -165,9 +165,9 @@ def _prepared(spec: ConvSpec, lhs: Array, rhs: Array) -> list[Array]:
 
 
 def _more(spec: ConvSpec, edges: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """The padding of the input's copy with another column, or groups, lest its rows share sets of the cache.
+    """What to add to the edges of the input's copy, lest its rows share sets of the cache: another column, or else groups.
 
-    Of a column's bytes times columns, groups change a factor only, which does not help if there are 64 columns.
+    Groups are added to each column: with 64 columns, a row grows by a multiple of 4 KiB, which does not help.
     """
     groups, last = _more_groups(spec, spec.in_size), f"s{spec.ndim - 1}"
     if groups and not _more_groups(spec, (*spec.in_size[:-1], spec.in_size[-1] + 1)):
