@@ -14,7 +14,7 @@ DILATED = 24  # channels of a group of a dilated input, up to which its phases a
 FEW_TERMS = 75  # of one group: products of input channels and kernel elements, as of images
 
 
-def _strided(spec: ConvSpec) -> bool:
+def is_strided(spec: ConvSpec) -> bool:
     return any(stride > 1 for stride in spec.strides)
 
 
@@ -35,13 +35,13 @@ def _thin_dense(spec: ConvSpec) -> bool:
 
 def _thin_dense_products(spec: ConvSpec) -> bool:
     few = spec.ndim == 2 and spec.batch <= 2 and not spec.channel_last
-    return few and _thin_dense(spec) and spec.out_channels > (16 if _strided(spec) else 32)
+    return few and _thin_dense(spec) and spec.out_channels > (16 if is_strided(spec) else 32)
 
 
 def _thin_dense_sums(spec: ConvSpec) -> bool:
     few = spec.out_channels <= 16
     most = 64 if few else 32
-    plain = spec.ndim == 2 and (spec.channel_last or not _strided(spec))
+    plain = spec.ndim == 2 and (spec.channel_last or not is_strided(spec))
     return _thin_dense(spec) and spec.in_channels * math.prod(spec.window) <= most and (plain or few)
 
 
@@ -61,7 +61,7 @@ def _volumetric_sums(spec: ConvSpec) -> bool:
         return True
     if spec.phases > 1:
         return False
-    many, strided = spec.batch * math.prod(spec.out_size) >= 64 * spec.in_channels, _strided(spec)
+    many, strided = spec.batch * math.prod(spec.out_size) >= 64 * spec.in_channels, is_strided(spec)
     return (many and spec.in_channels <= (24 if strided else 64)) or (
         spec.channel_last and not strided and spec.in_channels <= 128
     )
@@ -80,7 +80,7 @@ def _disjoint(spec: ConvSpec) -> bool:
 
 
 def scale(spec: ConvSpec) -> bool:
-    return _pointwise(spec) and spec.in_channels == spec.out_channels == spec.phases == 1 and not _strided(spec)
+    return _pointwise(spec) and spec.in_channels == spec.out_channels == spec.phases == 1 and not is_strided(spec)
 
 
 def _pointwise_products(spec: ConvSpec) -> bool:
@@ -90,7 +90,7 @@ def _pointwise_products(spec: ConvSpec) -> bool:
     elif spec.batch == 1:
         enough = spec.in_channels >= 8
     else:
-        enough = spec.in_channels > 24 or (spec.in_channels >= 4 and spec.out_channels >= (12 if _strided(spec) else 8))
+        enough = spec.in_channels > 24 or (spec.in_channels >= 4 and spec.out_channels >= (12 if is_strided(spec) else 8))
     return _pointwise(spec) and enough
 
 
@@ -113,7 +113,7 @@ def _thin(spec: ConvSpec) -> bool:
 def _thin_strided(spec: ConvSpec) -> bool:
     """Sums that read every second column are no vector loops."""
     plain = spec.phases == 1 and not _pointwise(spec) and not spec.channel_last
-    return plain and _strided(spec) and 8 <= spec.in_channels <= 12
+    return plain and is_strided(spec) and 8 <= spec.in_channels <= 12
 
 
 def _gathered(spec: ConvSpec) -> bool:
@@ -138,7 +138,7 @@ def _many_groups(spec: ConvSpec) -> bool:
 
 def _patches(spec: ConvSpec) -> bool:
     """Strided single items, or groups so wide that the patches cost little beside their product, channel-first."""
-    strided = spec.batch == 1 and _strided(spec)
+    strided = spec.batch == 1 and is_strided(spec)
     wide = _few_elements(spec) and spec.in_channels >= 40 and not spec.channel_last and not _gathered(spec)
     return spec.phases == 1 and math.prod(spec.window) > 1 and (strided or wide)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxgroupconv.cpu_plan import DILATED, FEW_TERMS
+from jaxgroupconv.cpu_plan import DILATED, FEW_TERMS, is_strided
 from jaxgroupconv.lowerings.onednn import COLUMNS, ITEMS, is_of_items
 from jaxgroupconv.spec import ConvSpec
 
@@ -31,7 +31,7 @@ def _depthwise(spec: ConvSpec) -> bool:
     terms = math.prod(spec.window)
     reach = max((size - 1) * step for size, step in zip(spec.window, spec.rhs_dilation, strict=True))
     near = all(step == 1 for step in spec.rhs_dilation) or (spec.ndim < 3 and reach <= REACH)
-    strided = any(stride > 1 for stride in spec.strides) and math.prod(spec.lhs_shape) <= MOVED
+    strided = is_strided(spec) and math.prod(spec.lhs_shape) <= MOVED
     moved = spec.ndim > 1 and (strided or terms >= LARGE or spec.lhs_dtype != np.float32)
     some = spec.in_channels == spec.out_channels == 1 and spec.groups >= 8 and 1 < terms <= 2 * math.prod(spec.in_size)
     return some and near and _plain(spec) and (spec.channel_last or moved)
@@ -52,8 +52,8 @@ def _dense(spec: ConvSpec) -> bool:
 
 def _of_images(spec: ConvSpec) -> bool:
     """Few input channels; channel-first where there are many terms, or they are strided, of which sums are no vector loops."""
-    terms, strided = spec.in_channels * math.prod(spec.window), any(stride > 1 for stride in spec.strides)
-    worse = spec.channel_last or spec.ndim == 3 or terms > FEW_TERMS or (strided and spec.batch > 2)
+    many = spec.in_channels * math.prod(spec.window) > FEW_TERMS or (is_strided(spec) and spec.batch > 2)
+    worse = spec.channel_last or spec.ndim == 3 or many
     return spec.ndim > 1 and spec.in_channels >= 2 and spec.out_channels >= 8 and worse
 
 
@@ -72,6 +72,19 @@ def _dilated(spec: ConvSpec) -> bool:
     return spec.groups > 1 and spec.phases > 1 and not spec.short_output and spec.channel_last and wide
 
 
+def _plain_gradient(spec: ConvSpec) -> bool:
+    """A weight gradient, no dilated input, and float32."""
+    return spec.short_output and spec.phases == 1 and spec.lhs_dtype == np.float32
+
+
+def _gradient_of_items(spec: ConvSpec) -> bool:
+    """But not of 16x16 channels and 3x3 kernels, or of one group and 5x5 ones."""
+    positions, wide = math.prod(spec.out_size), min(spec.batch, spec.out_channels) >= 12
+    thin = spec.batch * spec.out_channels <= 16 * 16 and positions <= 9
+    large = spec.groups == 1 and spec.ndim == 2 and positions > 16
+    return _plain_gradient(spec) and is_of_items(spec) and wide and not thin and not large
+
+
 def _gradient(spec: ConvSpec) -> bool:
     if spec.groups == 1:
         least = math.inf if math.prod(spec.out_size) == 1 else 96
@@ -79,17 +92,7 @@ def _gradient(spec: ConvSpec) -> bool:
         least = 16 if math.prod(spec.out_size) == 1 else 32
     many = spec.groups == 1 and spec.ndim == 2 and spec.in_channels * math.prod(spec.window) >= MANY  # which are worth moving
     moved = many or spec.lhs_layout.endswith("gn" if spec.groups > 1 else "n")
-    plain = spec.short_output and spec.phases == 1 and spec.lhs_dtype == np.float32
-    return plain and moved and min(spec.batch, spec.out_channels) >= least
-
-
-def _gradient_of_items(spec: ConvSpec) -> bool:
-    """But not of 16x16 channels and 3x3 kernels, or of one group and 5x5 ones."""
-    positions, wide = math.prod(spec.out_size), min(spec.batch, spec.out_channels) >= 12
-    least = 10 if spec.batch * spec.out_channels <= 16 * 16 else 1
-    most = 16 if spec.groups == 1 and spec.ndim == 2 else math.inf
-    plain = spec.short_output and spec.phases == 1 and spec.lhs_dtype == np.float32
-    return plain and is_of_items(spec) and wide and least <= positions <= most
+    return _plain_gradient(spec) and moved and min(spec.batch, spec.out_channels) >= least
 
 
 RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
@@ -129,8 +132,9 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _gradient,
         "onednn",
-        "a weight gradient, channel-last, of groups of at least 32 channels in and out, 16 of a 1x1 kernel, 96 of one group "
-        f"(there not of a 1x1 kernel, and in 2-D with {MANY} positions in either layout): oneDNN's products",
+        "another, channel-last, of groups of at least 32 channels in and out, 16 of a 1x1 kernel, 96 of one group (there not "
+        f"of a 1x1 kernel, and in 2-D with {MANY} positions in either layout): oneDNN's products, or of so many items its "
+        "kernel",
     ),
     (
         _dilated,

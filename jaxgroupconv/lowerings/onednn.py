@@ -110,19 +110,18 @@ def _kernel(target: str, config: str, shape: Sequence[int], *operands: Array) ->
 
 def _of_items(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """A weight gradient as a convolution whose channels are the items; in a loop, if the copies of all would be new pages."""
-    layouts = dict(lhs_layout=f"n{spec.spatial}gc", rhs_layout=f"{spec.spatial}cgo")
-    last, items = dataclasses.replace(spec, **layouts), _at_a_time(spec, lhs.nbytes + rhs.nbytes)
-    part = dataclasses.replace(last, in_channels=items)
+    items = _at_a_time(spec, lhs.nbytes + rhs.nbytes)
+    part = dataclasses.replace(spec, lhs_layout=f"n{spec.spatial}gc", rhs_layout=f"{spec.spatial}cgo", in_channels=items)
 
     def moved(lhs: Array, rhs: Array) -> list[Array]:
-        return [align(lhs, spec.lhs_layout, last.lhs_layout), align(rhs, spec.rhs_layout, last.rhs_layout)]
+        return [align(lhs, spec.lhs_layout, part.lhs_layout), align(rhs, spec.rhs_layout, part.rhs_layout)]
 
-    if part == last:
-        return _call(last, *moved(lhs, rhs))
+    if items == spec.in_channels:
+        return _call(part, *moved(lhs, rhs))
 
-    def fetch(i: Any, *operands: Array) -> list[Array]:
-        at, layouts = (lax.mul(i, np.int32(items)), items), (spec.lhs_layout, spec.rhs_layout)
-        slices = [take_at(operand, layout, c=at) for operand, layout in zip(operands, layouts, strict=True)]
+    def fetch(i: Any, lhs: Array, rhs: Array) -> list[Array]:
+        at = lax.mul(i, np.int32(items)), items
+        slices = take_at(lhs, spec.lhs_layout, c=at), take_at(rhs, spec.rhs_layout, c=at)
         return moved(*map(lax.optimization_barrier, slices))  # else each element that is moved would be sliced
 
     def add(_: Any, out: Array, slices: list[Array], *_operands: Array) -> Array:

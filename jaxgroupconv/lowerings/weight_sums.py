@@ -158,13 +158,13 @@ def _prepared(spec: ConvSpec, lhs: Array, rhs: Array) -> list[Array]:
     lhs, rhs = align(lhs, spec.lhs_layout, plain.lhs_layout), align(rhs, spec.rhs_layout, plain.rhs_layout)
     moved, padded = plain.lhs_layout != spec.lhs_layout, plain.in_size != spec.in_size
     if moved or padded:
-        edges |= _more(plain, edges)
+        edges |= _apart_in_cache(plain, edges)
     more = max(VECTOR, _more_groups(plain, plain.window)) if moved and depthwise(spec) else 0  # XLA moves faster what it pads
     rhs = widen(rhs, plain.rhs_layout, s0=(0, plain.window[0] - spec.window[0]), g=(0, more))
     return [widen(lhs, plain.lhs_layout, **edges), rhs]
 
 
-def _more(spec: ConvSpec, edges: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+def _apart_in_cache(spec: ConvSpec, edges: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
     """What to add to the edges of the input's copy, lest its rows share sets of the cache: another column, or else groups.
 
     Groups are added to each column: with 64 columns, a row grows by a multiple of 4 KiB, which does not help.
