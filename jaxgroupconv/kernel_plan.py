@@ -74,7 +74,7 @@ def _dilated(spec: ConvSpec) -> bool:
 
 def _plain_gradient(spec: ConvSpec) -> bool:
     """A weight gradient, no dilated input, and float32."""
-    return spec.short_output and spec.phases == 1 and spec.lhs_dtype == np.float32
+    return spec.over_batch and spec.phases == 1 and spec.lhs_dtype == np.float32
 
 
 def _gradient_of_items(spec: ConvSpec) -> bool:
@@ -92,7 +92,7 @@ def _gradient(spec: ConvSpec) -> bool:
         least = 16 if math.prod(spec.out_size) == 1 else 32
     many = spec.groups == 1 and spec.ndim == 2 and spec.in_channels * math.prod(spec.window) >= MANY  # which are worth moving
     moved = many or spec.lhs_layout.endswith("gn" if spec.groups > 1 else "n")
-    return _plain_gradient(spec) and moved and min(spec.batch, spec.out_channels) >= least
+    return _plain_gradient(spec) and spec.short_output and moved and min(spec.batch, spec.out_channels) >= least
 
 
 RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (

@@ -24,6 +24,7 @@ import numpy as np
 from jax import Array, lax
 
 Sizes = tuple[int, ...]
+LONG_SUM = 64, 32  # products of a depthwise weight gradient on a small map, and channel-last, of more of which the sum is long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +50,10 @@ class ConvSpec:
       rhs_dtype: the kernel's dtype.
       out_dtype: the result's dtype.
       precision: lax's precision: None, a pair, or something only lax understands.
-      short_output: whether the result has clearly fewer positions than the kernel and the input, the geometry of a weight
-        gradient, unless the layout is that of a forward convolution, whose first axis is the batch (which says enough with
-        several groups). It is decided for the whole convolution; the parts that a lowering makes of it keep it.
+      short_output: whether the sums are long and the result is short, as in a weight gradient: it has clearly fewer positions
+        than the kernel and the input, unless the layout is that of a forward convolution, whose first axis is the batch
+        (which says enough with several groups); or the convolution is depthwise, has batch groups, and sums up more than
+        LONG_SUM products. It is decided for the whole convolution; the parts that a lowering makes of it keep it.
     """
 
     batch: int
@@ -78,7 +80,9 @@ class ConvSpec:
             out = math.prod(self.out_size)
             short = 3 * out <= 2 * min(math.prod(self.window), math.prod(self.in_size))
             forward = self.lhs_layout.startswith("n") and min(out, self.groups) > 1
-            object.__setattr__(self, "short_output", short and not forward)
+            depthwise = "gn" in self.lhs_layout and self.batch == 1 < self.groups
+            long = depthwise and self.in_channels * math.prod(self.window) > LONG_SUM[self.channel_last]
+            object.__setattr__(self, "short_output", (short and not forward) or long)
 
     @property
     def ndim(self) -> int:

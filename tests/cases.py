@@ -294,6 +294,32 @@ CASES = (
         padding=((1, 1), (2, 2)),
         layouts=WEIGHT_GRADIENT_NHWC,
     ),
+    # Of a map smaller than the kernel, or of its size: the window is no longer than the result, but there are several items.
+    Case(
+        "weight gradient, depthwise, small map",
+        (9, 4, 3, 4),
+        (9, 4, 3, 4),
+        batch_groups=4,
+        padding=((2, 2), (2, 1)),
+        layouts=WEIGHT_GRADIENT,
+    ),
+    Case(
+        "weight gradient of multipliers and a stride, small map, channel-last",
+        (9, 5, 4, 5),
+        (9, 3, 2, 10),
+        batch_groups=5,
+        rhs_dilation=(2, 2),
+        padding=((2, 2), (2, 1)),
+        layouts=WEIGHT_GRADIENT_NHWC,
+    ),
+    Case(
+        "weight gradient, wide groups, small map, channel-last",
+        (6, 3, 2, 32),
+        (6, 3, 2, 48),
+        batch_groups=2,
+        padding=((2, 2), (2, 2)),
+        layouts=WEIGHT_GRADIENT_NHWC,
+    ),
     Case("weight gradient, channel-last", (3, 8, 8, 6), (3, 6, 6, 9), batch_groups=3, layouts=WEIGHT_GRADIENT_NHWC),
     Case("weight gradient, depthwise, channel-last", (3, 8, 9, 5), (3, 7, 7, 5), batch_groups=5, layouts=WEIGHT_GRADIENT_NHWC),
     Case(

@@ -74,12 +74,12 @@ def test_it_is_called_forward_and_in_the_input_s_gradient():
 
 @called
 @pytest.mark.parametrize(
-    ("items", "kernel", "target"),
-    [(8, 3, CALL), (4, 3, "__onednn$matmul"), (8, 1, "__onednn$matmul")],
-    ids=["items as channels", "few items", "1x1"],
+    ("items", "size", "kernel", "target"),
+    [(8, 10, 3, CALL), (8, 3, 5, CALL), (4, 10, 3, "__onednn$matmul"), (8, 10, 1, "__onednn$matmul")],
+    ids=["items as channels", "a map smaller than the kernel", "few items", "1x1"],
 )
-def test_a_weight_gradient_is_a_convolution_of_the_items_or_a_product(items, kernel, target):
-    x, w = jnp.ones((items, 10, 10, 64)), jnp.ones((kernel, kernel, 32, 64))
+def test_a_weight_gradient_is_a_convolution_of_the_items_or_a_product(items, size, kernel, target):
+    x, w = jnp.ones((items, size, size, 64)), jnp.ones((kernel, kernel, 32, 64))
     settings = dict(window_strides=(1, 1), padding="SAME", dimension_numbers=NHWC, feature_group_count=2)
     out, pull = jax.vjp(jgc.accelerate(lambda w: lax.conv_general_dilated(x, w, **settings)), w)
     program = text(lambda ct: pull(ct), out)

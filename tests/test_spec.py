@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, EMPTY_CASES, NHWC, Case, random_cases
+from cases import CASES, EMPTY_CASES, NHWC, WEIGHT_GRADIENT, WEIGHT_GRADIENT_NHWC, Case, random_cases
 from jax import export, lax
 
 from jaxgroupconv import ConvSpec
@@ -59,6 +59,20 @@ def test_batch_groups_are_groups():
 def test_a_forward_convolution_of_few_outputs_is_no_weight_gradient(case):
     """5x5, stride 2, on 9x9: the layout tells, in which the items come first."""
     assert (case.spec.out_size, case.spec.short_output) == ((3, 3), False)
+
+
+@pytest.mark.parametrize(
+    "layouts, shape", [(WEIGHT_GRADIENT, (8, 6, 3, 3)), (WEIGHT_GRADIENT_NHWC, (4, 3, 3, 6))], ids=["first", "last"]
+)
+def test_a_depthwise_weight_gradient_of_a_small_map_and_many_items_has_a_short_output(layouts, shape):
+    """5x5 on 3x3 maps: of few items, the result is longer than what each of its elements sums up."""
+
+    def gradient(items):
+        shapes = ((items, *shape[1:]),) * 2
+        return Case("", *shapes, batch_groups=6, padding=((2, 2), (2, 2)), layouts=layouts).spec
+
+    assert gradient(1).out_size == (5, 5)
+    assert [gradient(items).short_output for items in (1, shape[0] - 1, shape[0])] == [False, False, True]
 
 
 def test_both_gradients_are_specs():
