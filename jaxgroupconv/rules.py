@@ -55,6 +55,7 @@ def check(mark: str, set_mark: Callable[..., Any]) -> None:
         (func, "FuncOp"),
         (func, "CallOp"),
         (stablehlo, "WhileOp"),
+        (stablehlo, "reshape"),
         (lax.conv_general_dilated_p, "abstract_eval"),
     ):
         getattr(owner, name)
@@ -142,13 +143,21 @@ def _rule_of(primitive: Any, platform: str) -> Any:
 
 
 class _Array(Tracer):
-    """An array of the program: a value of its text."""
+    """An array of the program: a value of its text, or one of another shape, from which it is reshaped once it is used."""
 
-    __slots__ = ("value",)
+    __slots__ = ("unshaped",)
 
     def __init__(self, writer: Any, value: Any, aval: Any) -> None:
         super().__init__(writer, aval)
-        self.value = value
+        self.unshaped = value
+
+    @property
+    def value(self) -> Any:
+        """The value, in the array's shape. It is written where the insertion point is: only its writer may ask."""
+        if tuple(self.unshaped.type.shape) != self.aval.shape:
+            element = self.unshaped.type.element_type
+            self.unshaped = stablehlo.reshape(ir.RankedTensorType.get(self.aval.shape, element), self.unshaped)
+        return self.unshaped
 
     @property
     def writer(self) -> Any:
@@ -183,6 +192,8 @@ class _Writer(Trace):
     def process_primitive(self, primitive: Any, operands: Sequence[Any], params: dict[str, Any], /) -> Any:
         """Writes one operation, by JAX's rule for it."""
         avals = tuple(map(_aval, operands))
+        if primitive is lax.reshape_p and (reshaped := self._reshaped(operands[0], **params)) is not None:
+            return reshaped
         key = primitive, avals, jax.sharding.get_abstract_mesh(), *params.items()
         if (found := self.written.get(key)) is None:  # a lowering repeats most of its operations
             found, _ = primitive.abstract_eval(*avals, **params)
@@ -191,6 +202,13 @@ class _Writer(Trace):
         values = _rule_of(primitive, self.platform)(self.context, *map(self._value, operands), **params)
         results = list(map(self._array, [values] if isinstance(values, ir.Value) else values, found))
         return results if primitive.multiple_results else results[0]
+
+    def _reshaped(self, array: Any, new_sizes: Sequence[int], dimensions: Any, **_: Any) -> _Array | None:
+        """An array in another shape, which is written only if it is used in that shape; None where JAX's rule is to write it."""
+        if not isinstance(array, _Array) or dimensions is not None or not array.aval.sharding.mesh.empty:
+            return None
+        aval = type(array.aval)(tuple(new_sizes), array.aval.dtype, weak_type=array.aval.weak_type)
+        return _Array(self, array.unshaped, aval)
 
     def call(self, compute: Callable[..., Any], operands: Sequence[Any], name: str, key: Any = None, **attributes: str) -> Any:
         """Writes a call of a function, and the function, unless one of this key and such operands is written already."""
