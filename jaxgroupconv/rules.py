@@ -154,9 +154,10 @@ class _Array(Tracer):
     @property
     def value(self) -> Any:
         """The value, in the array's shape. It is written where the insertion point is: only its writer may ask."""
-        if tuple(self.unshaped.type.shape) != self.aval.shape:
-            element = self.unshaped.type.element_type
-            self.unshaped = stablehlo.reshape(ir.RankedTensorType.get(self.aval.shape, element), self.unshaped)
+        aval: Any = self.aval
+        if tuple(self.unshaped.type.shape) != aval.shape:
+            made = ir.RankedTensorType.get(aval.shape, self.unshaped.type.element_type)
+            self.unshaped = stablehlo.reshape(made, self.unshaped)
         return self.unshaped
 
     @property
@@ -192,7 +193,7 @@ class _Writer(Trace):
     def process_primitive(self, primitive: Any, operands: Sequence[Any], params: dict[str, Any], /) -> Any:
         """Writes one operation, by JAX's rule for it."""
         avals = tuple(map(_aval, operands))
-        if primitive is lax.reshape_p and (reshaped := self._reshaped(operands[0], **params)) is not None:
+        if primitive in (lax.reshape_p, lax.squeeze_p) and (reshaped := self._reshaped(operands[0], **params)) is not None:
             return reshaped
         key = primitive, avals, jax.sharding.get_abstract_mesh(), *params.items()
         if (found := self.written.get(key)) is None:  # a lowering repeats most of its operations
@@ -203,12 +204,13 @@ class _Writer(Trace):
         results = list(map(self._array, [values] if isinstance(values, ir.Value) else values, found))
         return results if primitive.multiple_results else results[0]
 
-    def _reshaped(self, array: Any, new_sizes: Sequence[int], dimensions: Any, **_: Any) -> _Array | None:
-        """An array in another shape, which is written only if it is used in that shape; None where JAX's rule is to write it."""
-        if not isinstance(array, _Array) or dimensions is not None or not array.aval.sharding.mesh.empty:
+    def _reshaped(self, array: Any, dimensions: Any, new_sizes: Sequence[int] | None = None, **_: Any) -> _Array | None:
+        """An array in another shape, which is written only if it is used in that shape; None where JAX's rule must write it."""
+        aval = _aval(array)
+        if not isinstance(array, _Array) or not aval.sharding.mesh.empty or (new_sizes is not None and dimensions):
             return None
-        aval = type(array.aval)(tuple(new_sizes), array.aval.dtype, weak_type=array.aval.weak_type)
-        return _Array(self, array.unshaped, aval)
+        sizes = [n for i, n in enumerate(aval.shape) if i not in dimensions] if new_sizes is None else new_sizes
+        return _Array(self, array.unshaped, type(aval)(tuple(sizes), aval.dtype, weak_type=aval.weak_type))
 
     def call(self, compute: Callable[..., Any], operands: Sequence[Any], name: str, key: Any = None, **attributes: str) -> Any:
         """Writes a call of a function, and the function, unless one of this key and such operands is written already."""

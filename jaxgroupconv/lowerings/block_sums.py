@@ -89,25 +89,33 @@ def sums_size(spec: ConvSpec) -> int:
     return spec.batch * spec.out_channels * math.prod((*block(spec), *spec.window[1:]))
 
 
-def blocks_summed(spec: ConvSpec, windows: Array, windows_axes: str, rhs: Array, rhs_axes: str) -> Array:
-    """The products of windows of the input and `rhs`, one block added to the other, in the layout of `sums_layout`."""
-    axes, (items, rows) = sums_layout(spec), block(spec)
-    positions = windows.shape[windows_axes.index("k")] if "k" in windows_axes else 1
-    sizes, count = spec.sizes(spec.window) | {"k": positions, "c": items, "0": rows}, spec.window[0] // rows
-    # The windows of a depthwise one are a gather: without their axes of length one, it takes 1.2 to 1.7 times as long.
-    kept = axes if depthwise(spec) else "".join(axis for axis in axes if axis in "c0" or sizes[axis] > 1)
+def blocks(spec: ConvSpec, array: Array, axes: str, positions: int = 1) -> list[Array]:
+    """An operand's blocks, of so many windows of the input, or of `rhs`, in the layout of `sums_layout`.
 
-    def blocks(array: Array, axes: str) -> list[Array]:
-        array = without(array, axes, "".join(axis for axis in axes if axis not in kept))
-        own = "".join(axis for axis in axes if axis in kept)
-        axes = "".join(axis for axis in kept if axis in own or sizes[axis] == 1)
-        array = align(array, own, axes)
-        of_items = pieces(array, axes, "c", items)
-        parts = [take(some, axes, s0=slice(i, None, count)) for some in of_items for i in range(count)]
-        return [spread(part, axes, kept, sizes) for part in parts]
+    Axes of length one are left out, but not of a depthwise one: its windows are a gather, which would take 1.2 to 1.7 times
+    as long.
+    """
+    (items, rows), layout = block(spec), sums_layout(spec)
+    sizes, count = _sums_sizes(spec, positions), spec.window[0] // rows
+    kept = layout if depthwise(spec) else "".join(axis for axis in layout if axis in "c0" or sizes[axis] > 1)
+    array = without(array, axes, "".join(axis for axis in axes if axis not in kept))
+    own = "".join(axis for axis in axes if axis in kept)
+    axes = "".join(axis for axis in kept if axis in own or sizes[axis] == 1)
+    array = align(array, own, axes)
+    of_items = [slice(item, item + items) for item in range(0, spec.in_channels, items)]
+    parts = [take(array, axes, c=some, s0=slice(row, None, count)) for some in of_items for row in range(count)]
+    return [spread(part, axes, kept, sizes) for part in parts]
 
-    sums = total(list(map(lax.mul, blocks(windows, windows_axes), blocks(rhs, rhs_axes))))
-    return lax.reshape(sums, [sizes[axis] for axis in axes])
+
+def blocks_summed(spec: ConvSpec, windows: list[Array], rhs: list[Array], positions: int = 1) -> Array:
+    """The products of blocks, one added to the other, in the layout of `sums_layout`."""
+    sizes = _sums_sizes(spec, positions)
+    return lax.reshape(total(list(map(lax.mul, windows, rhs))), [sizes[axis] for axis in sums_layout(spec)])
+
+
+def _sums_sizes(spec: ConvSpec, positions: int) -> dict[str, int]:
+    items, rows = block(spec)
+    return spec.sizes(spec.window) | {"k": positions, "c": items, "0": rows}
 
 
 def reduced(spec: ConvSpec, sums: Array) -> Array:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.block_sums import blocks_summed, kept_axes, reduced, sums_layout, sums_size
+from jaxgroupconv.lowerings.block_sums import blocks, blocks_summed, kept_axes, reduced, sums_layout, sums_size
 from jaxgroupconv.lowerings.calls import apart, loop_apart
 from jaxgroupconv.lowerings.geometry import put_at, spatial_slices, take, take_at, windows, without
 from jaxgroupconv.spec import ConvSpec
@@ -57,7 +57,8 @@ def _at(spec: ConvSpec, positions: Any, lhs: Array, rhs: Array) -> Array:
         starts, shape = map(spec.lhs_layout.index, spec.spatial), spec.shape(spec.lhs_layout, reach)
         found = windows(lhs, tuple(starts), positions, shape, axes.index("k"))
         found = take(found, axes, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
-        return blocks_summed(spec, found, axes, rhs, rhs_axes)
+        count = found.shape[axes.index("k")]
+        return blocks_summed(spec, blocks(spec, found, axes, count), blocks(spec, rhs, rhs_axes, count), count)
 
     rhs, rhs_axes = without(rhs, spec.rhs_layout, "o"), spec.rhs_layout.replace("o", "")
     return reduced(spec, apart(sums)(positions, lhs, rhs))  # rhs again as it was given: or else it is copied for the call

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxgroupconv.lowerings.block_sums import (
+    blocks,
     blocks_summed,
     kept_axes,
     operands_size,
@@ -112,12 +113,13 @@ def _row(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     layout, last = spec.lhs_layout, f"s{spec.ndim - 1}"
     reach = (spec.window[-1] - 1) * spec.rhs_dilation[-1] + 1
     starts = [column * spec.strides[-1] for column in range(spec.out_size[-1])]
-    columns = [_column(spec, take(lhs, layout, **{last: slice(start, start + reach)}), rhs) for start in starts]
+    of_rhs = blocks(spec, rhs, spec.rhs_layout)
+    columns = [_column(spec, take(lhs, layout, **{last: slice(start, start + reach)}), *of_rhs) for start in starts]
     return lax.expand_dims(reduced(spec, lax.concatenate(columns, sums_layout(spec).index("k"))), [0])
 
 
 @shared
-def _column(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """The sums of blocks for one output position. Traced once for all positions."""
+def _column(spec: ConvSpec, lhs: Array, *rhs: Array) -> Array:
+    """The sums of blocks for one output position, of the blocks of `rhs`. Traced once for all positions."""
     window = take(lhs, spec.lhs_layout, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
-    return blocks_summed(spec, window, spec.lhs_layout, rhs, spec.rhs_layout)
+    return blocks_summed(spec, blocks(spec, window, spec.lhs_layout), [*rhs])
