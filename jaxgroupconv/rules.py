@@ -56,6 +56,8 @@ def check(mark: str, set_mark: Callable[..., Any]) -> None:
         (func, "CallOp"),
         (stablehlo, "WhileOp"),
         (stablehlo, "reshape"),
+        (lax, "reshape_p"),
+        (lax, "squeeze_p"),
         (lax.conv_general_dilated_p, "abstract_eval"),
     ):
         getattr(owner, name)
@@ -207,7 +209,8 @@ class _Writer(Trace):
     def _reshaped(self, array: Any, dimensions: Any, new_sizes: Sequence[int] | None = None, **_: Any) -> _Array | None:
         """An array in another shape, which is written only if it is used in that shape; None where JAX's rule must write it."""
         aval = _aval(array)
-        if not isinstance(array, _Array) or not aval.sharding.mesh.empty or (new_sizes is not None and dimensions):
+        own = isinstance(array, _Array) and array.writer is self
+        if not own or not aval.sharding.mesh.empty or (new_sizes is not None and dimensions):
             return None
         sizes = [n for i, n in enumerate(aval.shape) if i not in dimensions] if new_sizes is None else new_sizes
         return _Array(self, array.unshaped, type(aval)(tuple(sizes), aval.dtype, weak_type=aval.weak_type))

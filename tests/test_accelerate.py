@@ -53,6 +53,18 @@ def test_a_forced_lowering_runs_forward_and_backward(name):
     assert ran(text(jgc.accelerate(name)(gradients), X, W)) == [name] * 3
 
 
+def test_an_array_is_reshaped_only_where_something_uses_it_in_that_shape():
+    """A product of 1x1 kernels: both operands become matrices, and the result becomes maps."""
+    x, w = jnp.ones((2, 6, 6, 8)), jnp.ones((1, 1, 8, 4))
+
+    @jgc.accelerate("matmul")
+    def pointwise(x, w):
+        return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    assert text(pointwise, x, w).count("stablehlo.reshape") == 3
+    np.testing.assert_array_equal(jax.jit(pointwise)(x, w), np.full((2, 6, 6, 4), 8))
+
+
 def test_the_planned_lowerings_run_forward_and_backward():
     planned = jgc.accelerate(gradients)
     expected = names(planned, X, W)
