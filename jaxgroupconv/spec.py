@@ -80,7 +80,7 @@ class ConvSpec:
             out = math.prod(self.out_size)
             short = 3 * out <= 2 * min(math.prod(self.window), math.prod(self.in_size))
             forward = self.lhs_layout.startswith("n") and min(out, self.groups) > 1
-            depthwise = "gn" in self.lhs_layout and self.batch == 1 < self.groups
+            depthwise = self.batch_groups and self.batch == 1 < self.groups
             long = depthwise and self.in_channels * math.prod(self.window) > LONG_SUM[self.channel_last]
             object.__setattr__(self, "short_output", (short and not forward) or long)
 
@@ -115,9 +115,14 @@ class ConvSpec:
         return not self.lhs_layout.endswith(self.spatial)
 
     @property
+    def batch_groups(self) -> bool:
+        """Whether the groups are lax's batch groups, a part of the input's batch."""
+        return "gn" in self.lhs_layout
+
+    @property
     def over_batch(self) -> bool:
         """Whether this is a weight gradient, by its geometry or its batch groups: its sums are over the batch."""
-        return self.short_output or "gn" in self.lhs_layout
+        return self.short_output or self.batch_groups
 
     @property
     def over_the_map(self) -> bool:
@@ -274,7 +279,6 @@ class ConvSpec:
 
     def lax_params(self) -> dict[str, Any]:
         """The parameters with which `lax.conv_general_dilated` computes this spec: the inverse of `from_lax`."""
-        batch_groups = self.lhs_layout[self.lhs_layout.index("g") + 1] == "n"
         specs = (
             _positions(self.lhs_layout, "n", "c", self.spatial),
             _positions(self.rhs_layout, "o", "c", self.spatial),
@@ -286,8 +290,8 @@ class ConvSpec:
             lhs_dilation=self.lhs_dilation,
             rhs_dilation=self.rhs_dilation,
             dimension_numbers=lax.ConvDimensionNumbers(*specs),
-            feature_group_count=1 if batch_groups else self.groups,
-            batch_group_count=self.groups if batch_groups else 1,
+            feature_group_count=1 if self.batch_groups else self.groups,
+            batch_group_count=self.groups if self.batch_groups else 1,
             precision=self.precision,
             preferred_element_type=self.out_dtype,
         )

@@ -95,8 +95,8 @@ def blocks(spec: ConvSpec, array: Array, axes: str, positions: int = 1) -> list[
     Axes of length one are left out, but not of a depthwise one: its windows are a gather, which would take 1.2 to 1.7 times
     as long.
     """
-    (items, rows), layout = block(spec), sums_layout(spec)
-    sizes, count = _sums_sizes(spec, positions), spec.window[0] // rows
+    sizes, layout = _sums_sizes(spec, positions), sums_layout(spec)
+    items, count = sizes["c"], spec.window[0] // sizes["0"]
     kept = layout if depthwise(spec) else "".join(axis for axis in layout if axis in "c0" or sizes[axis] > 1)
     array = without(array, axes, "".join(axis for axis in axes if axis not in kept))
     own = "".join(axis for axis in axes if axis in kept)
