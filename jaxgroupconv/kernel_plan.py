@@ -11,13 +11,16 @@ import numpy as np
 
 from jaxgroupconv.cpu_plan import DILATED, FEW_TERMS, is_strided
 from jaxgroupconv.lowerings.onednn import COLUMNS, ITEMS, is_of_items
+from jaxgroupconv.lowerings.per_group import FEW_ITEMS
 from jaxgroupconv.spec import ConvSpec
 
 LARGE = 225  # kernel elements, from which on a depthwise sum is worth moving
 MOVED = 1 << 20  # elements, up to which a strided one is
 LEAST = 5 * 10**5  # operations, from which on a call's some ten microseconds, and that nothing is fused to it, are paid for
 DENSE_POINTWISE = 2 * 10**7  # the same beside XLA's product
-MANY = 784  # positions of all items of a dense weight gradient
+WIDE = 12  # input channels of a dense weight gradient
+MANY, MORE = 400, 2000  # positions of all its items; unstrided, of more than 9 kernel elements
+LARGE_BYTES = 12 << 20  # of its operands and result, whose copies for products no longer stay in the cache
 REACH = 8  # of a dilated depthwise kernel; oneDNN has no depthwise code beyond it, and computes all pairs of channels instead
 
 
@@ -77,22 +80,34 @@ def _plain_gradient(spec: ConvSpec) -> bool:
     return spec.over_batch and spec.phases == 1 and spec.lhs_dtype == np.float32
 
 
+def _dense_gradient(spec: ConvSpec) -> bool:
+    """One group in two dimensions, where few input channels leave most of a product's vectors empty."""
+    planar, strided = spec.groups == 1 and spec.ndim == 2, any(step > 1 for step in spec.rhs_dilation)
+    if is_of_items(spec):
+        enough = spec.out_channels >= 8 and (spec.batch >= WIDE or strided)
+    else:
+        elements, positions = math.prod(spec.out_size), spec.in_channels * math.prod(spec.window)
+        many = 1 < elements and positions >= (MANY if elements <= 9 or strided else MORE)
+        wide = spec.batch >= WIDE and spec.out_channels >= (8 if spec.in_channels <= FEW_ITEMS else 24)
+        enough = spec.short_output and many and wide and spec.bytes < LARGE_BYTES
+    return _plain_gradient(spec) and planar and enough
+
+
 def _gradient_of_items(spec: ConvSpec) -> bool:
-    """But not of 16x16 channels and 3x3 kernels, or of one group and 5x5 ones."""
-    positions, wide = math.prod(spec.out_size), min(spec.batch, spec.out_channels) >= 12
-    thin = spec.batch * spec.out_channels <= 16 * 16 and positions <= 9
-    large = spec.groups == 1 and spec.ndim == 2 and positions > 16
-    return _plain_gradient(spec) and is_of_items(spec) and wide and not thin and not large
+    """Not of one group in two dimensions, nor of 16x16 channels and 3x3 kernels."""
+    wide = min(spec.batch, spec.out_channels) >= 12
+    thin = spec.batch * spec.out_channels <= 16 * 16 and math.prod(spec.out_size) <= 9
+    planar = spec.groups == 1 and spec.ndim == 2
+    return _plain_gradient(spec) and is_of_items(spec) and wide and not thin and not planar
 
 
 def _gradient(spec: ConvSpec) -> bool:
     if spec.groups == 1:
-        least = math.inf if math.prod(spec.out_size) == 1 else 96
+        least = math.inf if spec.ndim == 2 or math.prod(spec.out_size) == 1 else 96
     else:
         least = 16 if math.prod(spec.out_size) == 1 else 32
-    many = spec.groups == 1 and spec.ndim == 2 and spec.in_channels * math.prod(spec.window) >= MANY  # which are worth moving
-    moved = many or spec.lhs_layout.endswith("gn" if spec.groups > 1 else "n")
-    return _plain_gradient(spec) and spec.short_output and moved and min(spec.batch, spec.out_channels) >= least
+    last = spec.lhs_layout.endswith("gn" if spec.groups > 1 else "n")
+    return _plain_gradient(spec) and spec.short_output and last and min(spec.batch, spec.out_channels) >= least
 
 
 RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
@@ -123,18 +138,24 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "kernel",
     ),
     (
+        _dense_gradient,
+        "onednn",
+        f"a weight gradient of one group in 2-D and 8 output channels: of at least {ITEMS} items and at most {COLUMNS} "
+        f"columns, strided or of at least {WIDE} input channels, oneDNN's kernel, whose channels are the items; else of as "
+        f"many input channels, less than {LARGE_BYTES >> 20} MiB, {MANY} positions ({MORE} unstrided of more than 9 kernel "
+        f"elements) and, of more than {FEW_ITEMS} items, 24 output channels, oneDNN's products",
+    ),
+    (
         _gradient_of_items,
         "onednn",
-        f"a weight gradient of at least {ITEMS} items and at most {COLUMNS} columns, not in 1-D, of groups of at least 12 "
-        "channels in and out, of 3x3 kernels more than 16, of one group in 2-D at most 16 kernel elements: oneDNN's "
-        "kernel, whose channels are the items",
+        f"another of at least {ITEMS} items and at most {COLUMNS} columns, not in 1-D, of groups of at least 12 channels in "
+        "and out, of 3x3 kernels more than 16: oneDNN's kernel, whose channels are the items",
     ),
     (
         _gradient,
         "onednn",
-        "another, channel-last, of groups of at least 32 channels in and out, 16 of a 1x1 kernel, 96 of one group (there not "
-        f"of a 1x1 kernel, and in 2-D with {MANY} positions in either layout): oneDNN's products, or of so many items its "
-        "kernel",
+        "another, channel-last, of groups of at least 32 channels in and out, 16 of a 1x1 kernel, 96 of one group in 1-D or "
+        "3-D (there not of a 1x1 kernel): oneDNN's products, or of so many items its kernel",
     ),
     (
         _dilated,

@@ -32,6 +32,15 @@ def _volumetric_products(spec: ConvSpec) -> bool:
     return spec.ndim == 3 and wide and enough and (spread_out(spec) or spec.in_channels == 1)
 
 
+def _dense_patches(spec: ConvSpec) -> bool:
+    """One group in two dimensions and many positions, of few input channels or items, or large: lax's products are poor."""
+    elements, strided = math.prod(spec.out_size), _sparse(spec)
+    many = spec.ndim == 2 and spec.in_channels * math.prod(spec.window) >= 784 and elements > 1
+    few, large = spec.batch < 12 or spec.in_channels <= FEW_ITEMS, spec.bytes >= 12 << 20
+    least = 24 if few and spec.batch > 1 and (elements <= 9 or strided) else 48
+    return spec.groups == 1 and spec.phases == 1 and many and (few or large) and spec.out_channels >= least
+
+
 def _dense_gradient(spec: ConvSpec) -> bool:
     """One group where lax has a naive loop (a dilated input, a kernel of size one), or products of an unlucky shape."""
     if spec.groups > 1 or min(spec.batch, spec.out_channels) <= 2:
@@ -109,11 +118,18 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "over blocks of rows",
     ),
     (
+        _dense_patches,
+        "matmul",
+        "a dense weight gradient in 2-D of at least 784 positions, of 12 MiB, less than 12 input channels or at most "
+        f"{FEW_ITEMS} items, and of 48 output channels (of 2 to 11 input channels or so few items 24, if it is strided or of "
+        "at most 9 kernel elements): a product of patches",
+    ),
+    (
         _dense_gradient,
         "matmul",
-        "another of these, or one of a kernel of size one or a dilated input, or in 2-D of a cotangent of 24 MiB, or, "
-        "channel-last, of 8192 positions, at least 24 output channels and at most 64 input channels times kernel elements: a "
-        "product of patches",
+        "another strided one of these, or one of a kernel of size one or a dilated input, or in 2-D of a cotangent of 24 MiB, "
+        "or, channel-last, of 8192 positions, at least 24 output channels and at most 64 input channels times kernel elements: "
+        "a product of patches",
     ),
     (lambda spec: spec.groups == 1, "native", "one group: a dense convolution"),
     (scale, "native", "depthwise, a map and a kernel of size one: lax's own is one elementwise product too"),

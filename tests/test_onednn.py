@@ -225,8 +225,15 @@ DEPTHWISE = dict(groups=24, padding=SAME)
         (Case("", (1, 9, 9, 24), (1, 1, 24, 24), layouts=NHWC), False),  # which is a matrix product
         (Case("", (8, 9, 9, 96), (8, 7, 7, 96), batch_groups=3, layouts=("CHWN", "IHWO", "HWNC")), True),
         (Case("", (8, 9, 9, 24), (8, 7, 7, 24), batch_groups=3, layouts=("CHWN", "IHWO", "HWNC")), False),
-        (Case("", (4, 96, 16, 16), (4, 96, 14, 14), layouts=("CNHW", "IOHW", "CNHW")), True),
-        (Case("", (3, 96, 16, 16), (3, 96, 14, 14), layouts=("CNHW", "IOHW", "CNHW")), False),
+        (Case("", (4, 12, 16, 16), (4, 24, 14, 14), layouts=("CNHW", "IOHW", "CNHW")), True),
+        (Case("", (2, 12, 16, 16), (2, 24, 14, 14), layouts=("CNHW", "IOHW", "CNHW")), False),  # few positions
+        (Case("", (4, 11, 16, 16), (4, 24, 14, 14), layouts=("CNHW", "IOHW", "CNHW")), False),  # few input channels
+        (Case("", (4, 24, 28, 28), (4, 24, 24, 24), layouts=("CNHW", "IOHW", "CNHW")), True),
+        (Case("", (4, 24, 18, 18), (4, 24, 14, 14), layouts=("CNHW", "IOHW", "CNHW")), False),  # few positions for 5x5
+        (Case("", (8, 24, 16, 16), (8, 8, 14, 14), layouts=("CNHW", "IOHW", "CNHW")), True),  # the items are the channels
+        (Case("", (8, 24, 66, 66), (8, 8, 64, 64), layouts=("CNHW", "IOHW", "CNHW")), False),  # too many columns for them
+        (Case("", (8, 24, 66, 66), (8, 24, 64, 64), layouts=("CNHW", "IOHW", "CNHW")), True),
+        (Case("", (8, 96, 66, 66), (8, 96, 64, 64), layouts=("CNHW", "IOHW", "CNHW")), False),  # large
         (Case("", (8, 48, 9, 9), (8, 48, 7, 7), batch_groups=3, layouts=("CNHW", "IOHW", "CNHW")), False),
     ],
     ids=lambda value: str(getattr(value, "spec", value)),

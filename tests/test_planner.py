@@ -183,10 +183,15 @@ def test_the_product_of_many_positions_moves_no_operand(groups):
         (2, 64, 112, 8, 3, 2, "taps"),  # the same, strided
         (2, 3, 112, 16, 3, 2, "matmul"),  # few input channels
         (8, 64, 224, 64, 3, 1, "matmul"),  # a large cotangent
-        (1, 6, 112, 24, 3, 1, "native"),
-        (1, 6, 112, 64, 3, 1, "native"),
+        (1, 6, 112, 24, 3, 1, "matmul"),  # few input channels and many positions
+        (1, 6, 112, 24, 5, 1, "native"),
+        (1, 6, 112, 48, 5, 1, "matmul"),
+        (1, 6, 112, 24, 5, 2, "matmul"),
+        (2, 64, 56, 64, 3, 1, "matmul"),  # few items
+        (8, 64, 112, 64, 3, 1, "matmul"),  # large operands
         (8, 3, 112, 8, 3, 1, "native"),
-        (8, 64, 56, 64, 3, 1, "native"),
+        (8, 64, 56, 64, 3, 1, "matmul"),
+        (8, 64, 28, 64, 3, 1, "native"),
         (2, 16, 64, 16, 3, 2, "taps"),
     ],
 )
