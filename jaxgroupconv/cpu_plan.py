@@ -11,6 +11,7 @@ from jaxgroupconv.lowerings.taps import PHASE_COLUMNS
 from jaxgroupconv.spec import ConvSpec
 
 DILATED = 24  # channels of a group of a dilated input, up to which its phases are sums, or products of one item after the other
+THIN_DENSE = 16  # channels in of a dilated input of one group, up to which its phases are sums
 FEW_TERMS = 75  # of one group: products of input channels and kernel elements, as of images
 
 
@@ -45,6 +46,12 @@ def _thin_dense_sums(spec: ConvSpec) -> bool:
     return _thin_dense(spec) and spec.in_channels * math.prod(spec.window) <= most and (plain or few)
 
 
+def _thin_dense_dilated(spec: ConvSpec) -> bool:
+    """Of few channels, and not of even fewer out, channel-last, which would leave most of a vector empty."""
+    enough = not spec.channel_last or spec.out_channels >= 6 or spec.in_channels <= THIN_DENSE // 2
+    return spec.groups == 1 and spec.ndim == 2 and spec.phases > 1 and spec.in_channels <= THIN_DENSE and enough
+
+
 def dense_pointwise(spec: ConvSpec) -> bool:
     """One group and a kernel of size one; where the kernel has to be transposed, it is a small part of the operands."""
     positions, channels = spec.batch * math.prod(spec.out_size), spec.in_channels + spec.out_channels
@@ -75,7 +82,7 @@ def _volumetric_products(spec: ConvSpec) -> bool:
 
 
 def _disjoint(spec: ConvSpec) -> bool:
-    wide = spec.in_channels > 16 and (spec.groups > 1 or spec.phases > 4)
+    wide = spec.phases > 4 if spec.groups == 1 else spec.in_channels > 16
     return spec.disjoint and (not spec.channel_last or spec.in_channels == 1 or wide)
 
 
@@ -191,7 +198,14 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _disjoint,
         "matmul",
-        "a transposed convolution whose stride is its kernel's size: one matrix product (but not of thin groups, channel-last)",
+        "a transposed convolution whose stride is its kernel's size: one matrix product (but, channel-last, not of "
+        "several groups of 2 to 16 channels in, nor of one and at most 4 elements)",
+    ),
+    (
+        _thin_dense_dilated,
+        "taps",
+        f"a dilated input of one group in 2-D, of at most {THIN_DENSE} channels in (channel-last {THIN_DENSE // 2}, or 6 out): "
+        "sums, phase by phase, where lax has a naive loop",
     ),
     (lambda spec: spec.groups == 1, "native", "one group: a dense convolution"),
     (scale, "native", "a depthwise kernel of size one: lax's own is one elementwise product too"),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxgroupconv.cpu_plan import DILATED, FEW_TERMS, is_strided
+from jaxgroupconv.cpu_plan import DILATED, FEW_TERMS, THIN_DENSE, is_strided
 from jaxgroupconv.lowerings.onednn import COLUMNS, ITEMS, is_of_items
 from jaxgroupconv.lowerings.per_group import FEW_ITEMS
 from jaxgroupconv.spec import ConvSpec
@@ -18,8 +18,9 @@ LARGE = 225  # kernel elements, from which on a depthwise sum is worth moving
 MOVED = 1 << 20  # elements, up to which a strided one is
 LEAST = 5 * 10**5  # operations, from which on a call's some ten microseconds, and that nothing is fused to it, are paid for
 DENSE_POINTWISE = 2 * 10**7  # the same beside XLA's product
-WIDE = 12  # input channels of a dense weight gradient
-MANY, MORE = 400, 2000  # positions of all its items; unstrided, of more than 9 kernel elements
+DENSE_DILATED = 5 * 10**7  # the same of a dense dilated input's phases
+WIDE = 12  # input channels of a dense weight gradient, or output channels of a dilated input's convolution
+MANY, MORE = 400, 2000  # positions of all items of a dense weight gradient; unstrided, of more than 9 kernel elements
 LARGE_BYTES = 12 << 20  # of its operands and result, whose copies for products no longer stay in the cache
 REACH = 8  # of a dilated depthwise kernel; oneDNN has no depthwise code beyond it, and computes all pairs of channels instead
 
@@ -110,6 +111,13 @@ def _gradient(spec: ConvSpec) -> bool:
     return _plain_gradient(spec) and spec.short_output and last and min(spec.batch, spec.out_channels) >= least
 
 
+def _dense_dilated(spec: ConvSpec) -> bool:
+    """Few phases of many operations, where lax multiplies the zeros too."""
+    planar = spec.groups == 1 and spec.ndim == 2 and not spec.over_batch
+    few = 1 < spec.phases <= 4 and not spec.disjoint and spec.flops >= DENSE_DILATED
+    return planar and few and spec.out_channels >= WIDE and THIN_DENSE // 2 < spec.in_channels <= min(64, 4 * spec.out_channels)
+
+
 RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _depthwise,
@@ -161,5 +169,11 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         _dilated,
         "onednn",
         f"a dilated input, channel-last, groups of more than {DILATED} channels in and 16 out: oneDNN's kernel for each phase",
+    ),
+    (
+        _dense_dilated,
+        "onednn",
+        f"a dilated input of one group in 2-D, of at most 4 phases, {DENSE_DILATED} operations, {THIN_DENSE // 2 + 1} to "
+        f"64 channels in, and at least {WIDE} and a quarter of these out: oneDNN's kernel for each phase",
     ),
 )

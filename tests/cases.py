@@ -187,6 +187,15 @@ CASES = (
         padding=((0, 3), (4, 1)),
         layouts=("NHWC", "HWIO", "NHWC"),
     ),
+    Case(
+        "dilated input, channel-last, phases of unequal counts",
+        (2, 3, 5, 4),
+        (3, 3, 2, 6),
+        groups=2,
+        lhs_dilation=(3, 3),
+        padding=((2, 2), (1, 2)),
+        layouts=NHWC,
+    ),
     Case("dilated input, kernel smaller than the dilation", (1, 4, 3, 3), (4, 2, 2, 1), groups=2, lhs_dilation=(3, 2)),
     Case(
         "dilated input, negative padding",

@@ -221,6 +221,12 @@ DEPTHWISE = dict(groups=24, padding=SAME)
         (Case("", (1, 9, 9, 96), (3, 3, 32, 96), groups=3, lhs_dilation=(2, 2), layouts=NHWC), True),
         (Case("", (1, 96, 9, 9), (96, 32, 3, 3), groups=3, lhs_dilation=(2, 2)), False),
         (Case("", (1, 9, 9, 24), (3, 3, 24, 24), layouts=NHWC), True),
+        (Case("", (8, 9, 9, 24), (3, 3, 24, 24), lhs_dilation=(2, 2), layouts=NHWC), False),  # few operations
+        (Case("", (8, 40, 40, 24), (3, 3, 24, 24), lhs_dilation=(2, 2), layouts=NHWC), True),
+        (Case("", (8, 24, 40, 40), (24, 24, 3, 3), lhs_dilation=(2, 2)), True),
+        (Case("", (8, 40, 40, 24), (3, 3, 24, 24), lhs_dilation=(3, 3), layouts=NHWC), False),  # many phases
+        (Case("", (8, 40, 40, 24), (2, 2, 24, 24), lhs_dilation=(2, 2), layouts=NHWC), False),  # one product
+        (Case("", (8, 40, 40, 72), (3, 3, 72, 24), lhs_dilation=(2, 2), layouts=NHWC), False),  # lax's product is large
         (Case("", (1, 24, 9, 9), (5, 24, 3, 3)), False),
         (Case("", (1, 9, 9, 24), (1, 1, 24, 24), layouts=NHWC), False),  # which is a matrix product
         (Case("", (8, 9, 9, 96), (8, 7, 7, 96), batch_groups=3, layouts=("CHWN", "IHWO", "HWNC")), True),

@@ -175,6 +175,25 @@ def test_the_product_of_many_positions_moves_no_operand(groups):
 
 
 @pytest.mark.parametrize(
+    "channels, out_channels, kernel, stride, channel_first, channel_last",
+    [
+        (48, 8, 5, 2, "taps", "taps"),
+        (48, 16, 3, 2, "taps", "taps"),
+        (2, 16, 3, 2, "taps", "native"),  # fewer than a vector of channels in the result
+        (2, 8, 3, 2, "taps", "taps"),
+        (48, 24, 3, 2, "native", "native"),
+        (48, 16, 2, 2, "matmul", "taps"),  # each input meets results of its own
+        (48, 16, 3, 3, "matmul", "matmul"),
+        (48, 64, 2, 2, "matmul", "native"),
+    ],
+)
+def test_the_input_gradient_of_a_dense_strided_convolution(channels, out_channels, kernel, stride, channel_first, channel_last):
+    shapes = (2, channels, kernel * 18, out_channels, kernel, 1, stride)
+    planned = [entries(*shapes, channel_last=last)[1].plan.name for last in (False, True)]
+    assert planned == [channel_first, channel_last]
+
+
+@pytest.mark.parametrize(
     "batch, channels, size, out_channels, kernel, stride, planned",
     [
         (1, 64, 4, 64, 1, 1, "matmul"),  # a kernel of size one

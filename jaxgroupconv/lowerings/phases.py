@@ -114,4 +114,8 @@ def _interleave(spec: ConvSpec, parts: list[Array], phases: Phases, axes: str, c
             stacks = [lax.concatenate(parts[i : i + period], place) for i in range(0, len(parts), period)]
             stacks = list(map(apart(innermost), stacks)) if moved else stacks
             parts = [lax.reshape(stack, shape) for stack in stacks]
-    return take(parts[0], axes, **spatial_slices((0,) * spec.ndim, spec.out_size, (1,) * spec.ndim))
+    [out] = parts
+    uneven = any(len(some) > 2 and size % len(some) for some, size in zip(phases, spec.out_size, strict=True))
+    if uneven and not axes.endswith(spec.spatial):
+        out = lax.optimization_barrier(out)  # else XLA divides each position that is kept by the number of phases
+    return take(out, axes, **spatial_slices((0,) * spec.ndim, spec.out_size, (1,) * spec.ndim))
