@@ -112,10 +112,12 @@ def _gradient(spec: ConvSpec) -> bool:
 
 
 def _dense_dilated(spec: ConvSpec) -> bool:
-    """Few phases of many operations, where lax multiplies the zeros too."""
-    planar = spec.groups == 1 and spec.ndim == 2 and not spec.over_batch
-    few = 1 < spec.phases <= 4 and not spec.disjoint and spec.flops >= DENSE_DILATED
-    return planar and few and spec.out_channels >= WIDE and THIN_DENSE // 2 < spec.in_channels <= min(64, 4 * spec.out_channels)
+    """Few phases: in 2-D of many operations, where lax multiplies the zeros too; in 3-D beside products of patches."""
+    few = 1 < spec.phases <= 2**spec.ndim and not spec.disjoint and not spec.over_batch and spec.groups == 1
+    if spec.ndim == 3:
+        return few and spec.in_channels > THIN_DENSE
+    wide = spec.out_channels >= WIDE and THIN_DENSE // 2 < spec.in_channels <= min(64, 4 * spec.out_channels)
+    return few and spec.ndim == 2 and wide and spec.flops >= DENSE_DILATED
 
 
 RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
@@ -173,7 +175,8 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _dense_dilated,
         "onednn",
-        f"a dilated input of one group in 2-D, of at most 4 phases, {DENSE_DILATED} operations, {THIN_DENSE // 2 + 1} to "
-        f"64 channels in, and at least {WIDE} and a quarter of these out: oneDNN's kernel for each phase",
+        f"a dilated input of one group and two phases an axis, in 3-D of more than {THIN_DENSE} channels in, in 2-D of "
+        f"{DENSE_DILATED} operations, {THIN_DENSE // 2 + 1} to 64 channels in, and at least {WIDE} and a quarter of these "
+        "out: oneDNN's kernel for each phase",
     ),
 )

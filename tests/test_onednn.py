@@ -13,7 +13,7 @@ import jaxlib.version
 import numpy as np
 import oracle
 import pytest
-from cases import AVAILABLE, CASES, NHWC, Case
+from cases import AVAILABLE, CASES, NDHWC, NHWC, Case
 from jax import export, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -225,6 +225,8 @@ DEPTHWISE = dict(groups=24, padding=SAME)
         (Case("", (8, 40, 40, 24), (3, 3, 24, 24), lhs_dilation=(2, 2), layouts=NHWC), True),
         (Case("", (8, 24, 40, 40), (24, 24, 3, 3), lhs_dilation=(2, 2)), True),
         (Case("", (8, 40, 40, 24), (3, 3, 24, 24), lhs_dilation=(3, 3), layouts=NHWC), False),  # many phases
+        (Case("", (1, 6, 6, 6, 24), (3, 3, 3, 24, 24), lhs_dilation=(2, 2, 2), layouts=NDHWC), True),
+        (Case("", (1, 6, 6, 6, 16), (3, 3, 3, 16, 24), lhs_dilation=(2, 2, 2), layouts=NDHWC), False),
         (Case("", (8, 40, 40, 24), (2, 2, 24, 24), lhs_dilation=(2, 2), layouts=NHWC), False),  # one product
         (Case("", (8, 40, 40, 72), (3, 3, 72, 24), lhs_dilation=(2, 2), layouts=NHWC), False),  # lax's product is large
         (Case("", (1, 24, 9, 9), (5, 24, 3, 3)), False),
