@@ -37,7 +37,7 @@ def _dense_patches(spec: ConvSpec) -> bool:
     elements, strided = math.prod(spec.out_size), _sparse(spec)
     many = spec.ndim == 2 and spec.in_channels * math.prod(spec.window) >= 784 and elements > 1
     few, large = spec.batch < 12 or spec.in_channels <= FEW_ITEMS, spec.bytes >= 12 << 20
-    least = 24 if few and spec.batch > 1 and (elements <= 9 or strided) else 48
+    least = 24 if few and spec.batch > 1 and (strided or (elements <= 9 and spec.channel_last)) else 40
     return spec.groups == 1 and spec.phases == 1 and many and (few or large) and spec.out_channels >= least
 
 
@@ -121,8 +121,8 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         _dense_patches,
         "matmul",
         "a dense weight gradient in 2-D of at least 784 positions, of 12 MiB, less than 12 input channels or at most "
-        f"{FEW_ITEMS} items, and of 48 output channels (of 2 to 11 input channels or so few items 24, if it is strided or of "
-        "at most 9 kernel elements): a product of patches",
+        f"{FEW_ITEMS} items, and of 40 output channels (of 2 to 11 input channels or so few items 24, if it is strided or, "
+        "channel-last, of at most 9 kernel elements): a product of patches",
     ),
     (
         _dense_gradient,

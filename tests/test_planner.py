@@ -202,9 +202,8 @@ def test_the_input_gradient_of_a_dense_strided_convolution(channels, out_channel
         (2, 64, 112, 8, 3, 2, "taps"),  # the same, strided
         (2, 3, 112, 16, 3, 2, "matmul"),  # few input channels
         (8, 64, 224, 64, 3, 1, "matmul"),  # a large cotangent
-        (1, 6, 112, 24, 3, 1, "matmul"),  # few input channels and many positions
-        (1, 6, 112, 24, 5, 1, "native"),
-        (1, 6, 112, 48, 5, 1, "matmul"),
+        (1, 6, 112, 24, 3, 1, "native"),
+        (1, 6, 112, 40, 3, 1, "matmul"),  # few input channels and many positions
         (1, 6, 112, 24, 5, 2, "matmul"),
         (2, 64, 56, 64, 3, 1, "matmul"),  # few items
         (8, 64, 112, 64, 3, 1, "matmul"),  # large operands
