@@ -113,11 +113,12 @@ def _gradient(spec: ConvSpec) -> bool:
 
 def _dense_dilated(spec: ConvSpec) -> bool:
     """Few phases: in 2-D of many operations, where lax multiplies the zeros too; in 3-D beside products of patches."""
-    few = 1 < spec.phases <= 2**spec.ndim and not spec.disjoint and not spec.over_batch and spec.groups == 1
+    few = 1 < spec.phases <= 2**spec.ndim and not spec.disjoint and math.prod(spec.window) > 1
+    dense = spec.groups == 1 and not spec.over_batch
     if spec.ndim == 3:
-        return few and spec.in_channels > THIN_DENSE
+        return few and dense and spec.in_channels > THIN_DENSE
     wide = spec.out_channels >= WIDE and THIN_DENSE // 2 < spec.in_channels <= min(64, 4 * spec.out_channels)
-    return few and spec.ndim == 2 and wide and spec.flops >= DENSE_DILATED
+    return few and dense and spec.ndim == 2 and wide and spec.flops >= DENSE_DILATED
 
 
 RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
@@ -175,8 +176,8 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _dense_dilated,
         "onednn",
-        f"a dilated input of one group and two phases an axis, in 3-D of more than {THIN_DENSE} channels in, in 2-D of "
-        f"{DENSE_DILATED} operations, {THIN_DENSE // 2 + 1} to 64 channels in, and at least {WIDE} and a quarter of these "
-        "out: oneDNN's kernel for each phase",
+        "a dilated input of one group and two phases an axis, not of a 1x1 kernel, in 3-D of more than "
+        f"{THIN_DENSE} channels in, in 2-D of {DENSE_DILATED} operations, {THIN_DENSE // 2 + 1} to 64 channels in, and at "
+        f"least {WIDE} and a quarter of these out: oneDNN's kernel for each phase",
     ),
 )

@@ -228,6 +228,7 @@ DEPTHWISE = dict(groups=24, padding=SAME)
         (Case("", (1, 6, 6, 6, 24), (3, 3, 3, 24, 24), lhs_dilation=(2, 2, 2), layouts=NDHWC), True),
         (Case("", (1, 6, 6, 6, 16), (3, 3, 3, 16, 24), lhs_dilation=(2, 2, 2), layouts=NDHWC), False),
         (Case("", (8, 40, 40, 24), (2, 2, 24, 24), lhs_dilation=(2, 2), layouts=NHWC), False),  # one product
+        (Case("", (8, 40, 40, 48), (1, 1, 48, 48), lhs_dilation=(2, 2), layouts=NHWC), False),  # one product too
         (Case("", (8, 40, 40, 72), (3, 3, 72, 24), lhs_dilation=(2, 2), layouts=NHWC), False),  # lax's product is large
         (Case("", (1, 24, 9, 9), (5, 24, 3, 3)), False),
         (Case("", (1, 9, 9, 24), (1, 1, 24, 24), layouts=NHWC), False),  # which is a matrix product
