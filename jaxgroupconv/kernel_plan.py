@@ -13,15 +13,14 @@ from jaxgroupconv.cpu_plan import DILATED, FEW_TERMS, THIN_DENSE, is_strided
 from jaxgroupconv.lowerings.onednn import COLUMNS, ITEMS, is_of_items
 from jaxgroupconv.lowerings.per_group import FEW_ITEMS
 from jaxgroupconv.spec import ConvSpec
+from jaxgroupconv.weight_plan import LARGE_BYTES, WIDE, is_sparse
 
 LARGE = 225  # kernel elements, from which on a depthwise sum is worth moving
 MOVED = 1 << 20  # elements, up to which a strided one is
 LEAST = 5 * 10**5  # operations, from which on a call's some ten microseconds, and that nothing is fused to it, are paid for
 DENSE_POINTWISE = 2 * 10**7  # the same beside XLA's product
 DENSE_DILATED = 5 * 10**7  # the same of a dense dilated input's phases
-WIDE = 12  # input channels of a dense weight gradient, or output channels of a dilated input's convolution
 MANY, MORE = 400, 2000  # positions of all items of a dense weight gradient; unstrided, of more than 9 kernel elements
-LARGE_BYTES = 12 << 20  # of its operands and result, whose copies for products no longer stay in the cache
 REACH = 8  # of a dilated depthwise kernel; oneDNN has no depthwise code beyond it, and computes all pairs of channels instead
 
 
@@ -83,7 +82,7 @@ def _plain_gradient(spec: ConvSpec) -> bool:
 
 def _dense_gradient(spec: ConvSpec) -> bool:
     """One group in two dimensions, where few input channels leave most of a product's vectors empty."""
-    planar, strided = spec.groups == 1 and spec.ndim == 2, any(step > 1 for step in spec.rhs_dilation)
+    planar, strided = spec.groups == 1 and spec.ndim == 2, is_sparse(spec)
     if is_of_items(spec):
         enough = spec.out_channels >= 8 and (spec.batch >= WIDE or strided)
     else:
@@ -95,11 +94,10 @@ def _dense_gradient(spec: ConvSpec) -> bool:
 
 
 def _gradient_of_items(spec: ConvSpec) -> bool:
-    """Not of one group in two dimensions, nor of 16x16 channels and 3x3 kernels."""
+    """But not of 16x16 channels and 3x3 kernels."""
     wide = min(spec.batch, spec.out_channels) >= 12
     thin = spec.batch * spec.out_channels <= 16 * 16 and math.prod(spec.out_size) <= 9
-    planar = spec.groups == 1 and spec.ndim == 2
-    return _plain_gradient(spec) and is_of_items(spec) and wide and not thin and not planar
+    return _plain_gradient(spec) and is_of_items(spec) and wide and not thin
 
 
 def _gradient(spec: ConvSpec) -> bool:

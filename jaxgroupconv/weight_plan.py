@@ -12,13 +12,16 @@ from jaxgroupconv.lowerings.per_group import FEW_CHANNELS, FEW_ITEMS, MAX_UNROLL
 from jaxgroupconv.lowerings.weight_sums import transposed
 from jaxgroupconv.spec import ConvSpec
 
+WIDE = 12  # input channels of a dense weight gradient, which fill most of a product's vectors
+LARGE_BYTES = 12 << 20  # of its operands and result, whose copies no longer stay in the cache
 
-def _sparse(spec: ConvSpec) -> bool:  # as the weight gradient of a strided convolution, where lax has a naive loop
+
+def is_sparse(spec: ConvSpec) -> bool:  # as the weight gradient of a strided convolution, where lax has a naive loop
     return any(step > 1 for step in spec.rhs_dilation)
 
 
 def _few_items_sparse(spec: ConvSpec) -> bool:
-    return spec.groups == 1 and few_items(spec) and spec.phases == 1 and _sparse(spec)
+    return spec.groups == 1 and few_items(spec) and spec.phases == 1 and is_sparse(spec)
 
 
 def _volumetric_sums(spec: ConvSpec) -> bool:
@@ -34,9 +37,9 @@ def _volumetric_products(spec: ConvSpec) -> bool:
 
 def _dense_patches(spec: ConvSpec) -> bool:
     """One group in two dimensions and many positions, of few input channels or items, or large: lax's products are poor."""
-    elements, strided = math.prod(spec.out_size), _sparse(spec)
+    elements, strided = math.prod(spec.out_size), is_sparse(spec)
     many = spec.ndim == 2 and spec.in_channels * math.prod(spec.window) >= 784 and elements > 1
-    few, large = spec.batch < 12 or spec.in_channels <= FEW_ITEMS, spec.bytes >= 12 << 20
+    few, large = spec.batch < WIDE or spec.in_channels <= FEW_ITEMS, spec.bytes >= LARGE_BYTES
     least = 24 if few and spec.batch > 1 and (strided or (elements <= 9 and spec.channel_last)) else 40
     return spec.groups == 1 and spec.phases == 1 and many and (few or large) and spec.out_channels >= least
 
@@ -54,15 +57,15 @@ def _dense_gradient(spec: ConvSpec) -> bool:
 def _thin_gradient(spec: ConvSpec) -> bool:
     if math.prod(spec.out_size) == 1:
         most = 16
-    elif spec.groups <= 3 and not _sparse(spec) and spec.channel_last and spec.batch >= spec.out_channels in (4, 8, 16):
+    elif spec.groups <= 3 and not is_sparse(spec) and spec.channel_last and spec.batch >= spec.out_channels in (4, 8, 16):
         most = 16 * 16
-    elif spec.groups <= 3 and not _sparse(spec):
+    elif spec.groups <= 3 and not is_sparse(spec):
         most = 3 * spec.batch if spec.channel_last and spec.batch <= 5 else 15
     elif spec.lhs_layout.startswith("g"):  # of a vmap over the weights: a sum's elements are far apart
         most = 8 * 8
     elif spec.channel_last:
         most = 32 * 32
-    elif _sparse(spec):
+    elif is_sparse(spec):
         most = 8 * 8 if spec.out_channels % VECTOR else 16 * 16
     else:
         most = 16 * 16 if transposed(spec) else 11 * 12
@@ -73,7 +76,7 @@ def _wide_gradient_of_positions(spec: ConvSpec) -> bool:
     """Channel-last, several items with many positions, over which sums pass once; few neighbours share a set of the cache."""
     items, pitch = spec.in_channels, 4 * spec.groups * spec.out_channels
     many = spec.ndim == 2 and items >= 4 and items * math.prod(spec.in_size) >= 3000
-    apart = pitch % 2048 > 0 if _sparse(spec) else pitch % 512 > 0 and math.prod(spec.out_size) <= 9
+    apart = pitch % 2048 > 0 if is_sparse(spec) else pitch % 512 > 0 and math.prod(spec.out_size) <= 9
     wide = min(spec.batch, spec.out_channels) >= 32 and spec.batch * spec.out_channels <= 128 * 128
     plain = spec.groups > 1 and spec.phases == 1 and math.prod(spec.out_size) > 1 and spec.lhs_layout.startswith("c")
     return spec.channel_last and many and apart and wide and plain
@@ -81,7 +84,7 @@ def _wide_gradient_of_positions(spec: ConvSpec) -> bool:
 
 def _few_thin_gradient(spec: ConvSpec) -> bool:
     thin = spec.batch * spec.out_channels < 16 * 16
-    plain = math.prod(spec.out_size) > 1 and spec.phases == 1 and not _sparse(spec)
+    plain = math.prod(spec.out_size) > 1 and spec.phases == 1 and not is_sparse(spec)
     return spec.groups <= 3 and thin and plain
 
 
@@ -120,9 +123,9 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _dense_patches,
         "matmul",
-        "a dense weight gradient in 2-D of at least 784 positions, of 12 MiB, less than 12 input channels or at most "
-        f"{FEW_ITEMS} items, and of 40 output channels (of 2 to 11 input channels or so few items 24, if it is strided or, "
-        "channel-last, of at most 9 kernel elements): a product of patches",
+        f"a dense weight gradient in 2-D of at least 784 positions, of {LARGE_BYTES >> 20} MiB, less than {WIDE} input "
+        f"channels or at most {FEW_ITEMS} items, and of 40 output channels (of 2 to {WIDE - 1} input channels or so few items "
+        "24, if it is strided or, channel-last, of at most 9 kernel elements): a product of patches",
     ),
     (
         _dense_gradient,

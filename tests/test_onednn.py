@@ -13,7 +13,7 @@ import jaxlib.version
 import numpy as np
 import oracle
 import pytest
-from cases import AVAILABLE, CASES, NDHWC, NHWC, Case
+from cases import AVAILABLE, CASES, NDHWC, NHWC, WEIGHT_GRADIENT, WEIGHT_GRADIENT_NHWC, Case
 from jax import export, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -232,18 +232,18 @@ DEPTHWISE = dict(groups=24, padding=SAME)
         (Case("", (8, 40, 40, 72), (3, 3, 72, 24), lhs_dilation=(2, 2), layouts=NHWC), False),  # lax's product is large
         (Case("", (1, 24, 9, 9), (5, 24, 3, 3)), False),
         (Case("", (1, 9, 9, 24), (1, 1, 24, 24), layouts=NHWC), False),  # which is a matrix product
-        (Case("", (8, 9, 9, 96), (8, 7, 7, 96), batch_groups=3, layouts=("CHWN", "IHWO", "HWNC")), True),
-        (Case("", (8, 9, 9, 24), (8, 7, 7, 24), batch_groups=3, layouts=("CHWN", "IHWO", "HWNC")), False),
-        (Case("", (4, 12, 16, 16), (4, 24, 14, 14), layouts=("CNHW", "IOHW", "CNHW")), True),
-        (Case("", (2, 12, 16, 16), (2, 24, 14, 14), layouts=("CNHW", "IOHW", "CNHW")), False),  # few positions
-        (Case("", (4, 11, 16, 16), (4, 24, 14, 14), layouts=("CNHW", "IOHW", "CNHW")), False),  # few input channels
-        (Case("", (4, 24, 28, 28), (4, 24, 24, 24), layouts=("CNHW", "IOHW", "CNHW")), True),
-        (Case("", (4, 24, 18, 18), (4, 24, 14, 14), layouts=("CNHW", "IOHW", "CNHW")), False),  # few positions for 5x5
-        (Case("", (8, 24, 16, 16), (8, 8, 14, 14), layouts=("CNHW", "IOHW", "CNHW")), True),  # the items are the channels
-        (Case("", (8, 24, 66, 66), (8, 8, 64, 64), layouts=("CNHW", "IOHW", "CNHW")), False),  # too many columns for them
-        (Case("", (8, 24, 66, 66), (8, 24, 64, 64), layouts=("CNHW", "IOHW", "CNHW")), True),
-        (Case("", (8, 96, 66, 66), (8, 96, 64, 64), layouts=("CNHW", "IOHW", "CNHW")), False),  # large
-        (Case("", (8, 48, 9, 9), (8, 48, 7, 7), batch_groups=3, layouts=("CNHW", "IOHW", "CNHW")), False),
+        (Case("", (8, 9, 9, 96), (8, 7, 7, 96), batch_groups=3, layouts=WEIGHT_GRADIENT_NHWC), True),
+        (Case("", (8, 9, 9, 24), (8, 7, 7, 24), batch_groups=3, layouts=WEIGHT_GRADIENT_NHWC), False),
+        (Case("", (4, 12, 16, 16), (4, 24, 14, 14), layouts=WEIGHT_GRADIENT), True),
+        (Case("", (2, 12, 16, 16), (2, 24, 14, 14), layouts=WEIGHT_GRADIENT), False),  # few positions
+        (Case("", (4, 11, 16, 16), (4, 24, 14, 14), layouts=WEIGHT_GRADIENT), False),  # few input channels
+        (Case("", (4, 24, 28, 28), (4, 24, 24, 24), layouts=WEIGHT_GRADIENT), True),
+        (Case("", (4, 24, 18, 18), (4, 24, 14, 14), layouts=WEIGHT_GRADIENT), False),  # few positions for 5x5
+        (Case("", (8, 24, 16, 16), (8, 8, 14, 14), layouts=WEIGHT_GRADIENT), True),  # the items are the channels
+        (Case("", (8, 24, 66, 66), (8, 8, 64, 64), layouts=WEIGHT_GRADIENT), False),  # too many columns for them
+        (Case("", (8, 24, 66, 66), (8, 24, 64, 64), layouts=WEIGHT_GRADIENT), True),
+        (Case("", (8, 96, 66, 66), (8, 96, 64, 64), layouts=WEIGHT_GRADIENT), False),  # large
+        (Case("", (8, 48, 9, 9), (8, 48, 7, 7), batch_groups=3, layouts=WEIGHT_GRADIENT), False),
     ],
     ids=lambda value: str(getattr(value, "spec", value)),
 )
@@ -260,9 +260,7 @@ def test_a_call_is_not_worth_a_small_convolution(size, planned):
 
 
 WEIGHT_GRADIENTS = [
-    Case(
-        "", (8, 9, 9, 48), (8, 5, 5, 48), 1, 3, (1, 1), ((1, 0), (1, -1)), rhs_dilation=(2, 2), layouts=("CHWN", "IHWO", "HWNC")
-    ),
+    Case("", (8, 9, 9, 48), (8, 5, 5, 48), 1, 3, (1, 1), ((1, 0), (1, -1)), rhs_dilation=(2, 2), layouts=WEIGHT_GRADIENT_NHWC),
     Case("", (2, 30, 48), (2, 18, 48), 1, 3, layouts=("CWN", "IWO", "WNC")),
     Case("", (2, 5, 6, 7, 32), (2, 3, 4, 4, 48), 1, 2, (1, 2, 1), layouts=("CDHWN", "IDHWO", "DHWNC")),
 ]
@@ -280,7 +278,7 @@ def test_products_of_some_columns_are_the_weight_gradient(case):
 def test_products_take_at_most_three_times_operands_and_result(kernel):
     shape = 4, 20, 20, 64
     padding = ((kernel // 2, kernel // 2),) * 2
-    case = Case("", shape, shape, batch_groups=2, padding=padding, layouts=("CHWN", "IHWO", "HWNC"))
+    case = Case("", shape, shape, batch_groups=2, padding=padding, layouts=WEIGHT_GRADIENT_NHWC)
     operands = [jax.ShapeDtypeStruct(shape, "float32")] * 2
     compiled = jax.jit(functools.partial(LOWERINGS["onednn"].lower, case.spec)).lower(*operands).compile()
     assert compiled.as_text().count("__onednn$matmul") >= kernel
