@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 from jaxgroupconv.lowerings.per_group import MAX_UNROLLED
-from jaxgroupconv.lowerings.taps import PHASE_COLUMNS
+from jaxgroupconv.lowerings.taps import MAX_PHASES, PHASE_COLUMNS
 from jaxgroupconv.spec import ConvSpec
 
 DILATED = 24  # channels of a group of a dilated input, up to which its phases are sums, or products of one item after the other
@@ -78,7 +78,8 @@ def _volumetric_products(spec: ConvSpec) -> bool:
     """In three dimensions: strided, dilated, or few items."""
     if spec.ndim != 3 or spec.in_channels * spec.out_channels * spec.batch < 64:
         return False
-    return spec.in_channels > 12 and (spread_out(spec) or spec.channel_last or (spec.batch == 1 and spec.in_channels < 128))
+    thin = spec.in_channels <= 12 and spec.phases <= MAX_PHASES  # sums, of which more phases would be too much to write out
+    return not thin and (spread_out(spec) or spec.channel_last or (spec.batch == 1 and spec.in_channels < 128))
 
 
 def _disjoint(spec: ConvSpec) -> bool:

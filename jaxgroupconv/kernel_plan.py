@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxgroupconv.cpu_plan import DILATED, FEW_TERMS, THIN_DENSE, is_strided
+from jaxgroupconv.lowerings import taps
 from jaxgroupconv.lowerings.onednn import COLUMNS, ITEMS, is_of_items
 from jaxgroupconv.lowerings.per_group import FEW_ITEMS
 from jaxgroupconv.spec import ConvSpec
@@ -21,6 +22,7 @@ LEAST = 5 * 10**5  # operations, from which on a call's some ten microseconds, a
 DENSE_POINTWISE = 2 * 10**7  # the same beside XLA's product
 DENSE_DILATED = 5 * 10**7  # the same of a dense dilated input's phases
 MANY, MORE = 400, 2000  # positions of all items of a dense weight gradient; unstrided, of more than 9 kernel elements
+PHASE_BYTES = 32 << 20  # of a dilated input's operands and result, 3x3, up to which the results of its phases are no new pages
 REACH = 8  # of a dilated depthwise kernel; oneDNN has no depthwise code beyond it, and computes all pairs of channels instead
 
 
@@ -71,8 +73,18 @@ def _dense_pointwise_gradient(spec: ConvSpec) -> bool:
 
 
 def _dilated(spec: ConvSpec) -> bool:
+    """Groups of whose phases each has many terms; or, channel-last, wide ones, or ones that sums refuse to write out."""
+    least, elements = min(spec.in_channels, spec.out_channels), math.prod(spec.window)
+    terms, small = spec.in_channels * elements // spec.phases, elements <= 3**spec.ndim
+    if spec.groups == 1 or spec.phases == 1 or spec.short_output:
+        return False
+    if not spec.channel_last:
+        return terms >= 48 and least >= (32 if small else 10) and (spec.ndim == 2 or not small)
     wide = spec.in_channels > DILATED and spec.out_channels >= 16
-    return spec.groups > 1 and spec.phases > 1 and not spec.short_output and spec.channel_last and wide
+    planar = spec.ndim == 2 and small
+    many = terms >= 36 and least >= (16 if planar else 10) and not (planar and spec.bytes > PHASE_BYTES)
+    refused = spec.ndim > 1 and spec.in_channels >= 8 and taps.why_not(spec) is not None
+    return wide or many or refused
 
 
 def _plain_gradient(spec: ConvSpec) -> bool:

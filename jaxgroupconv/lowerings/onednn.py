@@ -83,7 +83,7 @@ def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         compute, axes = _products, (f"c{spec.spatial}gn", f"c{spec.spatial}go", f"{spec.spatial}ngo")
     else:
         dilated = any(dilation > 1 for dilation in spec.lhs_dilation)
-        compute = functools.partial(by_phase, _call) if dilated else _call
+        compute = functools.partial(by_phase, _call, pads=True) if dilated else _call
         axes = f"n{spec.spatial}gc", spec.rhs_layout, f"n{spec.spatial}go"
     last = dataclasses.replace(spec, lhs_layout=axes[0], rhs_layout=axes[1], out_layout=axes[2], out_dtype=_FLOAT32)
     lhs, rhs = spec.split(lhs, rhs)

@@ -21,7 +21,13 @@ Phases = list[list[dict[str, Any]]]  # of each axis: fields of the undilated con
 
 
 def by_phase(
-    lower: Lower, spec: ConvSpec, lhs: Array, rhs: Array, columns_apart: bool = False, phases_apart: bool = False
+    lower: Lower,
+    spec: ConvSpec,
+    lhs: Array,
+    rhs: Array,
+    columns_apart: bool = False,
+    phases_apart: bool = False,
+    pads: bool = False,
 ) -> Array:
     """Computes each phase, and interleaves the results. The group axes of the operands and of what `lower` gives are split off,
     or all are merged.
@@ -35,7 +41,7 @@ def by_phase(
         by one, and not in vectors; but that takes one pass over the result less.
       phases_apart: whether each phase is a call of its own: XLA computes one after the other, in the same memory.
     """
-    padded, lhs, phases = _padded(spec, lhs)
+    padded, lhs, phases = _padded(spec, lhs, pads)
     axes, parts = axes_of(rhs, spec.rhs_layout), []
 
     def computing(combination: Sequence[dict[str, Any]]) -> Callable[[Array, Array], Array]:
@@ -60,13 +66,13 @@ def by_phase(
     return _interleave(spec, parts, phases, axes, columns_apart)
 
 
-def _padded(spec: ConvSpec, lhs: Array) -> tuple[ConvSpec, Array, Phases]:
+def _padded(spec: ConvSpec, lhs: Array, pads: bool) -> tuple[ConvSpec, Array, Phases]:
     """The phases of each axis, and one padded input for all of them: each takes a part of it (its padding is not positive).
 
     Unless the input is smaller than a kernel, with which it is better exchanged.
     """
     phases, edges, size = [list(_axis_phases(spec, axis)) for axis in range(spec.ndim)], {}, []
-    if any(phase["window"] > size for size, axis in zip(spec.in_size, phases, strict=True) for phase in axis):
+    if pads or any(phase["window"] > size for size, axis in zip(spec.in_size, phases, strict=True) for phase in axis):
         return spec, lhs, phases
     for axis, axis_phases in enumerate(phases):
         pairs = [phase["padding"] for phase in axis_phases if phase["window"]]
