@@ -75,16 +75,17 @@ def _dense_pointwise_gradient(spec: ConvSpec) -> bool:
 def _dilated(spec: ConvSpec) -> bool:
     """Groups of whose phases each has many terms; or, channel-last, wide ones, or ones that sums refuse to write out."""
     least, elements = min(spec.in_channels, spec.out_channels), math.prod(spec.window)
-    terms, small = spec.in_channels * elements // spec.phases, elements <= 3**spec.ndim
     if spec.groups == 1 or spec.phases == 1 or spec.short_output:
         return False
+    terms, small = spec.in_channels * elements // spec.phases, elements <= 3**spec.ndim
+    worth = spec.flops >= 2 * LEAST * spec.phases  # a call each
     if not spec.channel_last:
-        return terms >= 48 and least >= (32 if small else 10) and (spec.ndim == 2 or not small)
+        return worth and terms >= 48 and least >= (32 if small else 10) and (spec.ndim == 2 or not small)
     wide = spec.in_channels > DILATED and spec.out_channels >= 16
+    refused = spec.ndim > 1 and spec.in_channels >= 8 and taps.why_not(spec) is not None
     planar = spec.ndim == 2 and small
     many = terms >= 36 and least >= (16 if planar else 10) and not (planar and spec.bytes > PHASE_BYTES)
-    refused = spec.ndim > 1 and spec.in_channels >= 8 and taps.why_not(spec) is not None
-    return wide or many or refused
+    return wide or refused or (worth and many)
 
 
 def _plain_gradient(spec: ConvSpec) -> bool:
@@ -122,13 +123,16 @@ def _gradient(spec: ConvSpec) -> bool:
 
 
 def _dense_dilated(spec: ConvSpec) -> bool:
-    """Few phases: in 2-D of many operations, where lax multiplies the zeros too; in 3-D beside products of patches."""
-    few = 1 < spec.phases <= 2**spec.ndim and not spec.disjoint and math.prod(spec.window) > 1
-    dense = spec.groups == 1 and not spec.over_batch
+    """In 2-D of many operations, where lax multiplies the zeros too; in 3-D beside products of patches."""
+    if spec.groups > 1 or spec.over_batch or spec.phases == 1 or spec.disjoint or math.prod(spec.window) == 1:
+        return False
     if spec.ndim == 3:
-        return few and dense and spec.in_channels > THIN_DENSE
-    wide = spec.out_channels >= WIDE and THIN_DENSE // 2 < spec.in_channels <= min(64, 4 * spec.out_channels)
-    return few and dense and spec.ndim == 2 and wide and spec.flops >= DENSE_DILATED
+        return spec.in_channels > THIN_DENSE
+    if spec.phases <= 4:
+        some = spec.out_channels >= WIDE and THIN_DENSE // 2 < spec.in_channels <= min(64, 4 * spec.out_channels)
+    else:  # more than sums can be written out for
+        some = spec.out_channels >= 8 and 4 <= spec.in_channels <= 32 and taps.why_not(spec) is not None
+    return spec.ndim == 2 and some and spec.flops >= DENSE_DILATED
 
 
 RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
@@ -181,13 +185,16 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
     (
         _dilated,
         "onednn",
-        f"a dilated input, channel-last, groups of more than {DILATED} channels in and 16 out: oneDNN's kernel for each phase",
+        f"a dilated input, groups: channel-last of more than {DILATED} channels in and 16 out, or, not in 1-D, of 8 in and "
+        f"more terms than sums write out, or of {2 * LEAST} operations a phase, 36 terms and 10 channels in and out (in "
+        f"2-D, of at most 3x3 elements, 16 and {PHASE_BYTES >> 20} MiB); channel-first of as many operations, 48 terms and "
+        "10 channels, but of at most 3 elements an axis in 2-D and of 32 channels only: oneDNN's kernel for each phase",
     ),
     (
         _dense_dilated,
         "onednn",
-        "a dilated input of one group and two phases an axis, not of a 1x1 kernel, in 3-D of more than "
-        f"{THIN_DENSE} channels in, in 2-D of {DENSE_DILATED} operations, {THIN_DENSE // 2 + 1} to 64 channels in, and at "
-        f"least {WIDE} and a quarter of these out: oneDNN's kernel for each phase",
+        f"a dilated input of one group, not of a 1x1 kernel, in 3-D of more than {THIN_DENSE} channels in, in 2-D of "
+        f"{DENSE_DILATED} operations, {THIN_DENSE // 2 + 1} to 64 channels in, and at least {WIDE} and a quarter of these out, "
+        "or, of more than 4 phases, 4 to 32 in and 8 out: oneDNN's kernel for each phase",
     ),
 )

@@ -217,19 +217,28 @@ DEPTHWISE = dict(groups=24, padding=SAME)
         (Case("", (1, 24, 9, 9), (24, 8, 1, 1), groups=3), False),
         (Case("", (1, 9, 9, 24), (1, 1, 8, 24), groups=3, layouts=NHWC), True),
         (Case("", (1, 9, 9, 24), (3, 3, 8, 24), groups=3, lhs_dilation=(2, 2), layouts=NHWC), False),
-        (Case("", (1, 9, 9, 48), (3, 3, 16, 48), groups=3, lhs_dilation=(2, 2), layouts=NHWC), False),  # sums are faster
-        (Case("", (1, 9, 9, 96), (3, 3, 32, 96), groups=3, lhs_dilation=(2, 2), layouts=NHWC), True),
-        (Case("", (1, 96, 9, 9), (96, 32, 3, 3), groups=3, lhs_dilation=(2, 2)), False),
+        (Case("", (1, 9, 9, 36), (3, 3, 12, 36), groups=3, lhs_dilation=(2, 2), layouts=NHWC), False),  # sums are faster
+        (Case("", (1, 9, 9, 36), (5, 5, 12, 36), groups=3, lhs_dilation=(2, 2), layouts=NHWC), True),  # of fewer terms
+        (Case("", (1, 9, 9, 48), (3, 3, 16, 48), groups=3, lhs_dilation=(2, 2), layouts=NHWC), True),
+        (Case("", (1, 9, 9, 48), (2, 2, 16, 48), groups=3, lhs_dilation=(2, 2), layouts=NHWC), False),
+        (Case("", (16, 56, 56, 48), (3, 3, 16, 48), groups=3, lhs_dilation=(2, 2), layouts=NHWC), False),  # new pages
+        (Case("", (1, 9, 9, 24), (7, 7, 8, 24), groups=3, lhs_dilation=(3, 3), layouts=NHWC), True),  # too many terms for sums
+        (Case("", (1, 6, 6, 6, 36), (3, 3, 3, 12, 36), groups=3, lhs_dilation=(2, 2, 2), layouts=NDHWC), True),
+        (Case("", (1, 72, 9, 9), (72, 24, 3, 3), groups=3, lhs_dilation=(2, 2)), False),
+        (Case("", (1, 96, 9, 9), (96, 32, 3, 3), groups=3, lhs_dilation=(2, 2)), True),
+        (Case("", (1, 36, 9, 9), (36, 12, 5, 5), groups=3, lhs_dilation=(2, 2)), True),
         (Case("", (1, 9, 9, 24), (3, 3, 24, 24), layouts=NHWC), True),
         (Case("", (8, 9, 9, 24), (3, 3, 24, 24), lhs_dilation=(2, 2), layouts=NHWC), False),  # few operations
         (Case("", (8, 40, 40, 24), (3, 3, 24, 24), lhs_dilation=(2, 2), layouts=NHWC), True),
         (Case("", (8, 24, 40, 40), (24, 24, 3, 3), lhs_dilation=(2, 2)), True),
-        (Case("", (8, 40, 40, 24), (3, 3, 24, 24), lhs_dilation=(3, 3), layouts=NHWC), False),  # many phases
+        (Case("", (8, 40, 40, 24), (3, 3, 24, 24), lhs_dilation=(3, 3), layouts=NHWC), False),  # one product
+        (Case("", (8, 40, 40, 24), (5, 5, 24, 24), lhs_dilation=(3, 3), layouts=NHWC), True),
+        (Case("", (8, 40, 40, 48), (5, 5, 48, 24), lhs_dilation=(3, 3), layouts=NHWC), False),  # lax's product is large
         (Case("", (1, 6, 6, 6, 24), (3, 3, 3, 24, 24), lhs_dilation=(2, 2, 2), layouts=NDHWC), True),
         (Case("", (1, 6, 6, 6, 16), (3, 3, 3, 16, 24), lhs_dilation=(2, 2, 2), layouts=NDHWC), False),
         (Case("", (8, 40, 40, 24), (2, 2, 24, 24), lhs_dilation=(2, 2), layouts=NHWC), False),  # one product
         (Case("", (8, 40, 40, 48), (1, 1, 48, 48), lhs_dilation=(2, 2), layouts=NHWC), False),  # one product too
-        (Case("", (8, 40, 40, 72), (3, 3, 72, 24), lhs_dilation=(2, 2), layouts=NHWC), False),  # lax's product is large
+        (Case("", (8, 40, 40, 72), (3, 3, 72, 24), lhs_dilation=(2, 2), layouts=NHWC), False),  # its product too
         (Case("", (1, 24, 9, 9), (5, 24, 3, 3)), False),
         (Case("", (1, 9, 9, 24), (1, 1, 24, 24), layouts=NHWC), False),  # which is a matrix product
         (Case("", (8, 9, 9, 96), (8, 7, 7, 96), batch_groups=3, layouts=WEIGHT_GRADIENT_NHWC), True),
@@ -256,6 +265,12 @@ def test_it_is_planned_for_vectors_of_channels(case, planned, monkeypatch):
 @pytest.mark.parametrize(("size", "planned"), [(7, False), (9, True)])
 def test_a_call_is_not_worth_a_small_convolution(size, planned):
     case = Case("", (2, size, size, 32), (3, 3, 8, 32), groups=4, padding=SAME, layouts=NHWC)
+    assert (plan(case.spec, "cpu", kernels=True).name == "onednn") == planned
+
+
+@pytest.mark.parametrize(("size", "planned"), [(9, False), (14, True)])
+def test_four_are_not_worth_a_small_dilated_input(size, planned):
+    case = Case("", (2, size, size, 64), (3, 3, 16, 64), groups=4, padding=SAME, lhs_dilation=(2, 2), layouts=NHWC)
     assert (plan(case.spec, "cpu", kernels=True).name == "onednn") == planned
 
 

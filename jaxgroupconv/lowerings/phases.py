@@ -40,6 +40,7 @@ def by_phase(
       columns_apart: whether minor columns are interleaved once all are computed. XLA would compute each where it is stored, one
         by one, and not in vectors; but that takes one pass over the result less.
       phases_apart: whether each phase is a call of its own: XLA computes one after the other, in the same memory.
+      pads: whether `lower` pads at no cost; else all phases read one padded copy.
     """
     padded, lhs, phases = _padded(spec, lhs, pads)
     axes, parts = axes_of(rhs, spec.rhs_layout), []
@@ -69,7 +70,7 @@ def by_phase(
 def _padded(spec: ConvSpec, lhs: Array, pads: bool) -> tuple[ConvSpec, Array, Phases]:
     """The phases of each axis, and one padded input for all of them: each takes a part of it (its padding is not positive).
 
-    Unless the input is smaller than a kernel, with which it is better exchanged.
+    Unless they pad themselves, or the input is smaller than a kernel, with which it is better exchanged.
     """
     phases, edges, size = [list(_axis_phases(spec, axis)) for axis in range(spec.ndim)], {}, []
     if pads or any(phase["window"] > size for size, axis in zip(spec.in_size, phases, strict=True) for phase in axis):
