@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from cases import AVAILABLE, CASES, EMPTY_CASES, WEIGHT_GRADIENT, WEIGHT_GRADIENT_3D, WEIGHT_GRADIENT_NHWC, Case, random_cases
+from cases import AVAILABLE, CASES, EMPTY_CASES, WEIGHT_GRADIENT, WEIGHT_GRADIENT_NHWC, Case, random_cases
 from jax import lax
 
 from jaxgroupconv import LOWERINGS, plan
@@ -213,17 +213,6 @@ def test_what_only_lax_understands_is_refused(changes, reason):
     ("name", "case", "number"),
     [
         ("taps", Case("long rows", (1, 2, 8, 300), (2, 1, 3, 130), groups=2), "130"),
-        (
-            "taps",
-            Case(
-                "many positions",
-                (1, 4, 31, 47, 29),
-                (1, 4, 30, 31, 20),
-                batch_groups=2,
-                layouts=WEIGHT_GRADIENT_3D,
-            ),
-            "136",
-        ),
         ("matmul", Case("many elements", (1, 2, 200, 9), (2, 1, 80, 3), groups=2), "240"),
         ("per_group", Case("dense", (1, 3, 5, 5), (2, 3, 3, 3)), "one group"),
         ("feature_groups", Case("grouped", (1, 4, 5, 5), (4, 2, 3, 3), groups=2), "no batch groups"),

@@ -107,6 +107,23 @@ def windows(array: Array, axes: Sequence[int], starts: Any, shape: Sequence[int]
     return lax.gather(array, starts, numbers, tuple(shape), mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS)
 
 
+def shifted(array: Array, axis: int, count: int, step: int) -> Array:
+    """The array so many times along a new first axis, each from an element of `axis` that is a step further on than the last.
+
+    What is beyond the end is of no use. Repeated along the axis and read in rows that are a step longer: XLA keeps nothing of
+    it but where it reads, which is constant in the loops over what lies within `axis`.
+    """
+    if count == 1:
+        return lax.expand_dims(array, [0])
+    before, size, after = array.shape[:axis], array.shape[axis], array.shape[axis + 1 :]
+    pitch = size + step
+    repeats = -(-count * pitch // size)
+    array = lax.broadcast_in_dim(array, (*before, repeats, size, *after), [i for i in range(array.ndim + 1) if i != axis])
+    array = lax.slice_in_dim(lax.reshape(array, (*before, repeats * size, *after)), 0, count * pitch, axis=axis)
+    array = lax.slice_in_dim(lax.reshape(array, (*before, count, pitch, *after)), 0, size, axis=axis + 1)
+    return lax.transpose(array, [axis, *(i for i in range(array.ndim) if i != axis)])
+
+
 def put_at(array: Array, axes: str, part: Array, **index: Any) -> Array:
     """The array with a part of it replaced, which starts at the index of each letter, an int32, or at 0."""
     starts = [index.get(f"s{axis}" if axis.isdigit() else axis, np.int32(0)) for axis in axes]

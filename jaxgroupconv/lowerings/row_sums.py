@@ -1,12 +1,12 @@
-"""The weight gradient of wider groups: a term for each output position, a sum for each row of them.
+"""The weight gradient of wider groups: the output positions are an axis of one sum, or, along a minor axis, its terms.
 
-What would be too much to write out is a loop over parts of rows.
+What would take more memory than the operands is computed in parts: rows of positions, one call after the other, or a loop.
 """
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,55 +23,74 @@ from jaxgroupconv.lowerings.block_sums import (
     terms,
 )
 from jaxgroupconv.lowerings.calls import apart, loop_apart, shared
-from jaxgroupconv.lowerings.geometry import put_at, spatial_slices, take, take_at
-from jaxgroupconv.spec import ConvSpec
+from jaxgroupconv.lowerings.geometry import put_at, shifted, spatial_slices, take, take_at
+from jaxgroupconv.spec import ConvSpec, Sizes
 
-MAX_TERMS = 128  # unrolled products of all positions; beyond, a loop over parts of rows
-MAX_COLUMNS = 8  # output positions of such a part
-MAX_POSITIONS = 128  # the same times those of the axes between the first and the last
-
-
-def why_not(spec: ConvSpec) -> str | None:
-    """The reason why there would be too much to write out, or None."""
-    written = math.prod(spec.out_size[1:-1]) * min(spec.out_size[-1], MAX_COLUMNS)
-    return None if written <= MAX_POSITIONS else f"{written} output positions at a time exceed {MAX_POSITIONS}"
+MAX_TERMS = 128  # unrolled products of a row of positions along a minor axis; beyond, a loop over parts of rows
+MAX_COLUMNS = 8  # positions of such a part, and least of one whose sums take much memory
+MAX_CALLS = 9  # parts that are written out; more are a loop
 
 
 def over_parts(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """The sums for all output positions, rows of positions first, then `kept_axes`; in a loop if they are parts."""
+    """The sums for all output positions, in the layout of `kept_axes`: at once, or part by part."""
     if (size := part_of(spec)) == spec.out_size:
-        return _over_rows(spec, lhs, rhs)
+        return _sums(spec, lhs, rhs)
     reach = [
         (count - 1) * stride + (window - 1) * dilation + 1
         for count, stride, window, dilation in zip(size, spec.strides, spec.window, spec.rhs_dilation, strict=True)
     ]
-    part = dataclasses.replace(spec, in_size=tuple(reach))
-    rows, in_part, in_row = math.prod(spec.out_size[:-1]), math.prod(size[:-1]), spec.out_size[-1] // size[-1]
-    kept, last = kept_axes(spec), f"s{spec.ndim - 1}"
+    part, kept = dataclasses.replace(spec, in_size=tuple(reach)), kept_axes(spec)
+    counts = [whole // some for whole, some in zip(spec.out_size, size, strict=True)]
+    steps = [some * stride for some, stride in zip(size, spec.strides, strict=True)]
 
-    def start(i: Any, row: int, columns: int) -> tuple[Any, Any]:
-        """Where part i starts, if the parts of one row after the other are so far apart."""
-        return lax.mul(lax.div(i, np.int32(in_row)), np.int32(row)), lax.mul(lax.rem(i, np.int32(in_row)), np.int32(columns))
+    def sums_at(index: Sequence[int]) -> Array:
+        starts = [i * step for i, step in zip(index, steps, strict=True)]
+
+        def row_of_sums(lhs: Array, rhs: Array) -> Array:
+            return _sums(part, take(lhs, spec.lhs_layout, **spatial_slices(starts, reach, (1,) * spec.ndim)), rhs)
+
+        return apart(row_of_sums)(lhs, rhs)
+
+    if counts[-1] == 1 and math.prod(counts) <= MAX_CALLS:
+        parts = [sums_at(index) for index in itertools.product(*map(range, counts))]
+        return lax.concatenate(parts, kept.index([*_positions(spec)][0]))
 
     def fetch(i: Any, lhs: Array, _: Array) -> list[Array]:
-        row, column = start(i, spec.strides[0], size[-1] * spec.strides[-1])
-        return [take_at(lhs, spec.lhs_layout, **{"s0": (row, reach[0]), last: (column, reach[-1])})]
+        index = {}
+        for axis in reversed(range(spec.ndim)):
+            start = lax.mul(lax.rem(i, np.int32(counts[axis])), np.int32(steps[axis]))
+            index[f"s{axis}"], i = (start, reach[axis]), lax.div(i, np.int32(counts[axis]))
+        return [take_at(lhs, spec.lhs_layout, **index)]
 
     def store(i: Any, out: Array, slices: list[Array], _: Array, rhs: Array) -> Array:
-        row, column = start(i, in_part, size[-1])
-        return put_at(out, "r" + kept, _over_rows(part, slices[0], rhs), r=row, k=column)
+        where = {"k": lax.mul(i, np.int32(math.prod(size)))}
+        if "r" in kept:
+            row, column = lax.div(i, np.int32(counts[-1])), lax.rem(i, np.int32(counts[-1]))
+            where = {"r": lax.mul(row, np.int32(math.prod(size[:-1]))), "k": lax.mul(column, np.int32(size[-1]))}
+        return put_at(out, kept, _sums(part, slices[0], rhs), **where)
 
-    lengths = spec.sizes(spec.out_size) | {"r": rows, "k": spec.out_size[-1]}
-    zeros = lax.full([lengths[axis] for axis in "r" + kept], 0, spec.compute_dtype)
-    return loop_apart(rows // in_part * in_row, fetch, store, zeros, lhs, rhs)
+    lengths = spec.sizes(spec.window) | _positions(spec)
+    zeros = lax.full([lengths[axis] for axis in kept], 0, spec.compute_dtype)
+    return loop_apart(math.prod(counts), fetch, store, zeros, lhs, rhs)
 
 
-def part_of(spec: ConvSpec) -> tuple[int, ...]:
-    """The output positions that are written out: all, or, if these were too many terms, a part of a row of the first axis."""
+def part_of(spec: ConvSpec) -> Sizes:
+    """The output positions that are computed at a time: all, those of one element of the first axis, a row, or a part of one.
+
+    The sums of several rows, and of a part beyond `MAX_COLUMNS`, take no more memory than the operands.
+    """
     *rows, columns = spec.out_size
-    if math.prod(spec.out_size) * terms(spec) <= MAX_TERMS:
-        return spec.out_size
-    return *(1, *rows[1:])[: len(rows)], -(-columns // -(-columns // MAX_COLUMNS))
+    most = spec.in_channels * operands_size(spec) // sums_size(spec)
+    if not spec.lhs_layout.endswith(spec.spatial):
+        at_a_time = max(MAX_COLUMNS, most)
+    else:
+        at_a_time = columns if columns * terms(spec) <= MAX_TERMS else MAX_COLUMNS
+    columns = -(-columns // -(-columns // at_a_time))
+    if columns == spec.out_size[-1]:
+        for size in (spec.out_size, (*(1, *rows[1:])[: len(rows)], columns)):
+            if math.prod(size) <= most:
+                return size
+    return *(1 for _ in rows), columns
 
 
 def even_parts(spec: ConvSpec) -> ConvSpec:
@@ -80,46 +99,37 @@ def even_parts(spec: ConvSpec) -> ConvSpec:
     return dataclasses.replace(spec, in_size=(*spec.in_size[:-1], spec.in_size[-1] + missing * spec.strides[-1]))
 
 
-def _over_rows(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """The sums of one part, written out, a row of positions after the other.
-
-    Rows whose sums take more memory than the operands are apart: XLA computes one call after the other, in the same memory.
-    """
-    rows, layout = list(itertools.product(*map(range, spec.out_size[:-1]))), spec.lhs_layout
-    reach = [(window - 1) * dilation + 1 for window, dilation in zip(spec.window[:-1], spec.rhs_dilation[:-1], strict=True)]
-    large = rows_apart(spec, spec.out_size)
-
-    def at(position: tuple[int, ...]) -> Callable[[Array, Array], Array]:
-        starts = [p * stride for p, stride in zip(position, spec.strides[:-1], strict=True)]
-
-        def row_of_sums(x: Array, w: Array) -> Array:
-            return _row(spec, take(x, layout, **spatial_slices(starts, reach, (1,) * len(reach))), w)
-
-        return apart(row_of_sums) if large else row_of_sums
-
-    sums = [at(position)(lhs, rhs) for position in rows]
-    return lax.concatenate(sums, 0) if len(sums) > 1 else sums[0]
-
-
-def rows_apart(spec: ConvSpec, positions: tuple[int, ...]) -> bool:
-    """Whether the sums of several rows take more than the operands."""
-    several = math.prod(positions[:-1]) > 1
-    return several and math.prod(positions) * sums_size(spec) > spec.in_channels * operands_size(spec)
+def _positions(spec: ConvSpec) -> dict[str, int]:
+    """The number of positions along each of their axes in `sums_layout`."""
+    if not spec.lhs_layout.endswith(spec.spatial):
+        return {"k": math.prod(spec.out_size)}
+    return {"r": math.prod(spec.out_size[:-1]), "k": spec.out_size[-1]}
 
 
 @shared
-def _row(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """The sums for one row of output positions; its axes are one of length one and `kept_axes`. Traced once for all rows."""
-    layout, last = spec.lhs_layout, f"s{spec.ndim - 1}"
+def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The sums for all output positions. Traced once for all parts."""
+    positions = _positions(spec)
+    first, layout = [*positions][0], spec.lhs_layout
+    shifts = range(spec.ndim if first == "k" else spec.ndim - 1)
+    x = lhs
+    for i in reversed(shifts):
+        x = shifted(x, x.ndim - lhs.ndim + layout.index(str(i)), spec.out_size[i], spec.strides[i])
+    x = lax.reshape(x, (positions[first], *lhs.shape))
+    along = {first: positions[first]}
+    of_rhs = blocks(spec, rhs, spec.rhs_layout, **along)
+    if first == "k":
+        return reduced(spec, _sum(spec, x, *of_rhs))
     reach = (spec.window[-1] - 1) * spec.rhs_dilation[-1] + 1
     starts = [column * spec.strides[-1] for column in range(spec.out_size[-1])]
-    of_rhs = blocks(spec, rhs, spec.rhs_layout)
-    columns = [_column(spec, take(lhs, layout, **{last: slice(start, start + reach)}), *of_rhs) for start in starts]
-    return lax.expand_dims(reduced(spec, lax.concatenate(columns, sums_layout(spec).index("k"))), [0])
+    columns = [_sum(spec, take(x, first + layout, **{f"s{spec.ndim - 1}": slice(at, at + reach)}), *of_rhs) for at in starts]
+    return reduced(spec, lax.concatenate(columns, sums_layout(spec).index("k")))
 
 
 @shared
-def _column(spec: ConvSpec, lhs: Array, *rhs: Array) -> Array:
-    """The sums of blocks for one output position, of the blocks of `rhs`. Traced once for all positions."""
-    window = take(lhs, spec.lhs_layout, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
-    return blocks_summed(spec, blocks(spec, window, spec.lhs_layout), [*rhs])
+def _sum(spec: ConvSpec, lhs: Array, *rhs: Array) -> Array:
+    """The sums of blocks, of windows along a first axis and the blocks of `rhs`. Traced once for all columns."""
+    axes = [*_positions(spec)][0] + spec.lhs_layout
+    window = take(lhs, axes, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
+    along = {axes[0]: lhs.shape[0]}
+    return blocks_summed(spec, blocks(spec, window, axes, **along), [*rhs], **along)

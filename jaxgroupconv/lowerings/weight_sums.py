@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings import row_sums
 from jaxgroupconv.lowerings.block_sums import ROW_TERMS, depthwise, even_rows, kept_axes, sums_size, terms
 from jaxgroupconv.lowerings.calls import apart, loop_apart
 from jaxgroupconv.lowerings.geometry import (
@@ -29,7 +28,7 @@ from jaxgroupconv.lowerings.geometry import (
     widen,
 )
 from jaxgroupconv.lowerings.position_sums import over_positions, positions_at_a_time
-from jaxgroupconv.lowerings.row_sums import even_parts, over_parts, part_of, rows_apart
+from jaxgroupconv.lowerings.row_sums import even_parts, over_parts, part_of
 from jaxgroupconv.spec import ConvSpec, Sizes
 
 SHORT_ROW = 16  # elements of a row, channel-first, that are too few for a vector loop
@@ -37,11 +36,6 @@ CACHE_BYTES = 1 << 20  # operands that one iteration over c works on, which it c
 MULTIPLIER = 16  # output channels of one input channel, channel-last, that are vectors of their own
 SMALL_BYTES = 1 << 20  # of copies and sums that are not worth a loop over groups
 PART_BYTES = 6 << 20  # of copies and sums of some items, if those of all would be new pages
-
-
-def why_not(spec: ConvSpec) -> str | None:
-    """The reason why there would be too much to write out, or None."""
-    return None if depthwise(spec) else row_sums.why_not(spec)
 
 
 def over_outputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
@@ -124,8 +118,7 @@ def _sums_at_a_time(spec: ConvSpec) -> int:
     """How many elements of sums there are at a time, of one group."""
     if depthwise(spec):
         return sums_size(spec) * min(math.prod(spec.out_size), positions_at_a_time(spec))
-    part = part_of(spec)
-    return sums_size(spec) * (part[-1] if rows_apart(spec, part) else math.prod(part))
+    return sums_size(spec) * math.prod(part_of(spec))
 
 
 def transposed(spec: ConvSpec) -> bool:
@@ -186,10 +179,8 @@ def _more_groups(spec: ConvSpec, size: Sizes) -> int:
 def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The sums of prepared operands, in the layout of the result."""
     plain, kept = _plain(spec), kept_axes(_plain(spec))
-    if depthwise(spec):
-        compute, axes = over_positions, kept.replace("k", spec.spatial)
-    else:
-        compute, axes = over_parts, spec.spatial[:-1] + kept.replace("k", spec.spatial[-1])
+    compute = over_positions if depthwise(spec) else over_parts
+    axes = kept.replace("r", spec.spatial[:-1]).replace("k", spec.spatial[-1] if "r" in kept else spec.spatial)
 
     def sums(lhs: Array, rhs: Array) -> Array:
         return compute(plain, lhs, rhs)
