@@ -47,13 +47,13 @@ def over_parts(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         starts = [i * step for i, step in zip(index, steps, strict=True)]
 
         def row_of_sums(lhs: Array, rhs: Array) -> Array:
-            return _sums(part, take(lhs, spec.lhs_layout, **spatial_slices(starts, reach, (1,) * spec.ndim)), rhs)
+            return _sums(part, lhs, rhs, **spatial_slices(starts, reach, (1,) * spec.ndim))
 
         return apart(row_of_sums)(lhs, rhs)
 
     if counts[-1] == 1 and math.prod(counts) <= MAX_CALLS:
         parts = [sums_at(index) for index in itertools.product(*map(range, counts))]
-        return lax.concatenate(parts, kept.index([*_positions(spec)][0]))
+        return lax.concatenate(parts, kept.index(next(iter(_positions(spec)))))
 
     def fetch(i: Any, lhs: Array, _: Array) -> list[Array]:
         index = {}
@@ -106,30 +106,39 @@ def _positions(spec: ConvSpec) -> dict[str, int]:
     return {"r": math.prod(spec.out_size[:-1]), "k": spec.out_size[-1]}
 
 
+def _sums(spec: ConvSpec, lhs: Array, rhs: Array, **where: slice) -> Array:
+    """The sums for all output positions, from a part of the input.
+
+    What is reduced is computed apart: XLA would merge its axes where it is computed, and LLVM make no vectors of that.
+    """
+
+    def sums(lhs: Array, rhs: Array) -> Array:
+        return _sums_of_blocks(spec, take(lhs, spec.lhs_layout, **where), rhs)
+
+    return reduced(spec, apart(sums)(lhs, rhs))
+
+
 @shared
-def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
-    """The sums for all output positions. Traced once for all parts."""
-    positions = _positions(spec)
-    first, layout = [*positions][0], spec.lhs_layout
-    shifts = range(spec.ndim if first == "k" else spec.ndim - 1)
+def _sums_of_blocks(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+    """The same before they are reduced, in the layout of `sums_layout`. Traced once for all parts."""
+    positions, layout = _positions(spec), spec.lhs_layout
+    first = next(iter(positions))
     x = lhs
-    for i in reversed(shifts):
+    for i in reversed(range(spec.ndim if first == "k" else spec.ndim - 1)):
         x = shifted(x, x.ndim - lhs.ndim + layout.index(str(i)), spec.out_size[i], spec.strides[i])
-    x = lax.reshape(x, (positions[first], *lhs.shape))
-    along = {first: positions[first]}
-    of_rhs = blocks(spec, rhs, spec.rhs_layout, **along)
+    x, of_rhs = lax.reshape(x, (positions[first], *lhs.shape)), blocks(spec, rhs, spec.rhs_layout, **{first: positions[first]})
     if first == "k":
-        return reduced(spec, _sum(spec, x, *of_rhs))
+        return _sum(spec, x, *of_rhs)
     reach = (spec.window[-1] - 1) * spec.rhs_dilation[-1] + 1
     starts = [column * spec.strides[-1] for column in range(spec.out_size[-1])]
     columns = [_sum(spec, take(x, first + layout, **{f"s{spec.ndim - 1}": slice(at, at + reach)}), *of_rhs) for at in starts]
-    return reduced(spec, lax.concatenate(columns, sums_layout(spec).index("k")))
+    return lax.concatenate(columns, sums_layout(spec).index("k"))
 
 
 @shared
 def _sum(spec: ConvSpec, lhs: Array, *rhs: Array) -> Array:
     """The sums of blocks, of windows along a first axis and the blocks of `rhs`. Traced once for all columns."""
-    axes = [*_positions(spec)][0] + spec.lhs_layout
+    axes = next(iter(_positions(spec))) + spec.lhs_layout
     window = take(lhs, axes, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
     along = {axes[0]: lhs.shape[0]}
     return blocks_summed(spec, blocks(spec, window, axes, **along), [*rhs], **along)
