@@ -302,3 +302,12 @@ def test_the_kernel_of_a_long_depthwise_sum_stays_in_the_first_cache(kernel, cha
     case = Case("long", *shapes, groups=channels, padding=padding, layouts=layouts)
     text = jax.jit(functools.partial(LOWERINGS["taps"].lower, case.spec)).lower(*case.arrays()).as_text()
     assert text.count("call @part_of_sum") == calls
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_the_positions_of_a_weight_gradient_of_groups_are_an_axis_of_one_sum(kernel):
+    """Channel-last there are as many products as blocks of rows, however many positions: no slice is written out for each."""
+    size = 16 + kernel - 1
+    case = Case("", (1, size, size, 32), (1, 16, 16, 32), batch_groups=8, layouts=WEIGHT_GRADIENT_NHWC)
+    text = jax.jit(functools.partial(LOWERINGS["taps"].lower, case.spec)).lower(*case.arrays()).as_text()
+    assert text.count("stablehlo.multiply") == 8
