@@ -77,16 +77,17 @@ def over_parts(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 def part_of(spec: ConvSpec) -> Sizes:
     """The output positions that are computed at a time: all, those of one element of the first axis, a row, or a part of one.
 
-    The sums of several rows, and of a part beyond `MAX_COLUMNS`, take no more memory than the operands.
+    The sums of several rows, and of a part beyond `MAX_COLUMNS`, take no more memory than the operands. Where columns are
+    written out, several rows would be too many slices of a shifted input for XLA to fuse, which would store it.
     """
     *rows, columns = spec.out_size
-    most = spec.in_channels * operands_size(spec) // sums_size(spec)
-    if not spec.lhs_layout.endswith(spec.spatial):
+    most, minor = spec.in_channels * operands_size(spec) // sums_size(spec), spec.lhs_layout.endswith(spec.spatial)
+    if not minor:
         at_a_time = max(MAX_COLUMNS, most)
     else:
         at_a_time = columns if columns * terms(spec) <= MAX_TERMS else MAX_COLUMNS
     columns = -(-columns // -(-columns // at_a_time))
-    if columns == spec.out_size[-1]:
+    if columns == spec.out_size[-1] and not minor:
         for size in (spec.out_size, (*(1, *rows[1:])[: len(rows)], columns)):
             if math.prod(size) <= most:
                 return size
@@ -124,8 +125,9 @@ def _sums_of_blocks(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     positions, layout = _positions(spec), spec.lhs_layout
     first = next(iter(positions))
     x = lhs
-    for i in reversed(range(spec.ndim if first == "k" else spec.ndim - 1)):
-        x = shifted(x, x.ndim - lhs.ndim + layout.index(str(i)), spec.out_size[i], spec.strides[i])
+    if first == "k":
+        for i in reversed(range(spec.ndim)):
+            x = shifted(x, x.ndim - lhs.ndim + layout.index(str(i)), spec.out_size[i], spec.strides[i])
     x, of_rhs = lax.reshape(x, (positions[first], *lhs.shape)), blocks(spec, rhs, spec.rhs_layout, **{first: positions[first]})
     if first == "k":
         return _sum(spec, x, *of_rhs)
