@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxgroupconv.cpu_plan import DILATED, FEW_TERMS, THIN_DENSE, is_strided
 from jaxgroupconv.lowerings import taps
+from jaxgroupconv.lowerings.geometry import PAGED_BYTES
 from jaxgroupconv.lowerings.onednn import COLUMNS, ITEMS, is_of_items
 from jaxgroupconv.lowerings.per_group import FEW_ITEMS
 from jaxgroupconv.spec import ConvSpec
@@ -22,7 +23,6 @@ LEAST = 5 * 10**5  # operations, from which on a call's some ten microseconds, a
 DENSE_POINTWISE = 2 * 10**7  # the same beside XLA's product
 DENSE_DILATED = 5 * 10**7  # the same of a dense dilated input's phases
 MANY, MORE = 400, 2000  # positions of all items of a dense weight gradient; unstrided, of more than 9 kernel elements
-PHASE_BYTES = 32 << 20  # of a dilated input's operands and result, 3x3, up to which the results of its phases are no new pages
 REACH = 8  # of a dilated depthwise kernel; oneDNN has no depthwise code beyond it, and computes all pairs of channels instead
 
 
@@ -84,7 +84,7 @@ def _dilated(spec: ConvSpec) -> bool:
     wide = spec.in_channels > DILATED and spec.out_channels >= 16
     refused = spec.ndim > 1 and spec.in_channels >= 8 and taps.why_not(spec) is not None
     planar = spec.ndim == 2 and small
-    many = terms >= 36 and least >= (16 if planar else 10) and not (planar and spec.bytes > PHASE_BYTES)
+    many = terms >= 36 and least >= (16 if planar else 10) and not (planar and spec.bytes > PAGED_BYTES)
     return wide or refused or (worth and many)
 
 
@@ -187,7 +187,7 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         "onednn",
         f"a dilated input, groups: channel-last of more than {DILATED} channels in and 16 out, or, not in 1-D, of 8 in and "
         f"more terms than sums write out, or of {2 * LEAST} operations a phase, 36 terms and 10 channels in and out (in "
-        f"2-D, of at most 3x3 elements, 16 and {PHASE_BYTES >> 20} MiB); channel-first of as many operations, 48 terms and "
+        f"2-D, of at most 3x3 elements, 16 and {PAGED_BYTES >> 20} MiB); channel-first of as many operations, 48 terms and "
         "10 channels, but of at most 3 elements an axis in 2-D and of 32 channels only: oneDNN's kernel for each phase",
     ),
     (

@@ -66,7 +66,7 @@ def sums_layout(spec: ConvSpec) -> str:
     """The layout of the sums of blocks: the input's, with o beside n, and k, the positions, or, channel-first, r and k.
 
     They read the operands again for each position: best from the cache, so positions are within an item and, channel-last, a
-    column. Channel-first they are rows and columns: those of depthwise ones are one axis too.
+    column. Channel-first they are rows, one at a time, and columns; those of depthwise ones are one axis too.
     """
     axes, positions = spec.lhs_layout.replace("n", "no"), f"c{spec.spatial}"
     if spec.lhs_layout.endswith(spec.spatial):
@@ -90,8 +90,8 @@ def sums_size(spec: ConvSpec) -> int:
     return spec.batch * spec.out_channels * math.prod((*block(spec), *spec.window[1:]))
 
 
-def blocks(spec: ConvSpec, array: Array, axes: str, **positions: int) -> list[Array]:
-    """An operand's blocks, of so many windows of the input along k or r, or of `rhs`, in the layout of `sums_layout`.
+def blocks(spec: ConvSpec, array: Array, axes: str, positions: int = 1) -> list[Array]:
+    """An operand's blocks, of so many windows of the input, or of `rhs`, in the layout of `sums_layout`.
 
     Axes of length one are left out, but not of a depthwise one: its windows are a gather, which would take 1.2 to 1.7 times
     as long.
@@ -108,15 +108,15 @@ def blocks(spec: ConvSpec, array: Array, axes: str, **positions: int) -> list[Ar
     return [spread(part, axes, kept, sizes) for part in parts]
 
 
-def blocks_summed(spec: ConvSpec, windows: list[Array], rhs: list[Array], **positions: int) -> Array:
+def blocks_summed(spec: ConvSpec, windows: list[Array], rhs: list[Array], positions: int = 1) -> Array:
     """The products of blocks, one added to the other, in the layout of `sums_layout`."""
     sizes = _sums_sizes(spec, positions)
     return lax.reshape(total(list(map(lax.mul, windows, rhs))), [sizes[axis] for axis in sums_layout(spec)])
 
 
-def _sums_sizes(spec: ConvSpec, positions: dict[str, int]) -> dict[str, int]:
+def _sums_sizes(spec: ConvSpec, positions: int) -> dict[str, int]:
     items, rows = block(spec)
-    return spec.sizes(spec.window) | {"r": 1, "k": 1} | positions | {"c": items, "0": rows}
+    return spec.sizes(spec.window) | {"r": 1, "k": positions, "c": items, "0": rows}
 
 
 def reduced(spec: ConvSpec, sums: Array) -> Array:

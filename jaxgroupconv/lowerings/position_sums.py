@@ -58,7 +58,7 @@ def _at(spec: ConvSpec, positions: Any, lhs: Array, rhs: Array) -> Array:
         found = windows(lhs, tuple(starts), positions, shape, axes.index("k"))
         found = take(found, axes, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
         count = found.shape[axes.index("k")]
-        return blocks_summed(spec, blocks(spec, found, axes, k=count), blocks(spec, rhs, rhs_axes, k=count), k=count)
+        return blocks_summed(spec, blocks(spec, found, axes, count), blocks(spec, rhs, rhs_axes, count), count)
 
     rhs, rhs_axes = without(rhs, spec.rhs_layout, "o"), spec.rhs_layout.replace("o", "")
     return reduced(spec, apart(sums)(positions, lhs, rhs))  # rhs again as it was given: or else it is copied for the call

@@ -53,7 +53,7 @@ def over_parts(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
     if counts[-1] == 1 and math.prod(counts) <= MAX_CALLS:
         parts = [sums_at(index) for index in itertools.product(*map(range, counts))]
-        return lax.concatenate(parts, kept.index(next(iter(_positions(spec)))))
+        return lax.concatenate(parts, kept.index("r" if "r" in kept else "k"))
 
     def fetch(i: Any, lhs: Array, _: Array) -> list[Array]:
         index = {}
@@ -66,7 +66,7 @@ def over_parts(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         where = {"k": lax.mul(i, np.int32(math.prod(size)))}
         if "r" in kept:
             row, column = lax.div(i, np.int32(counts[-1])), lax.rem(i, np.int32(counts[-1]))
-            where = {"r": lax.mul(row, np.int32(math.prod(size[:-1]))), "k": lax.mul(column, np.int32(size[-1]))}
+            where = {"r": row, "k": lax.mul(column, np.int32(size[-1]))}
         return put_at(out, kept, _sums(part, slices[0], rhs), **where)
 
     lengths = spec.sizes(spec.window) | _positions(spec)
@@ -122,25 +122,22 @@ def _sums(spec: ConvSpec, lhs: Array, rhs: Array, **where: slice) -> Array:
 @shared
 def _sums_of_blocks(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The same before they are reduced, in the layout of `sums_layout`. Traced once for all parts."""
-    positions, layout = _positions(spec), spec.lhs_layout
-    first = next(iter(positions))
-    x = lhs
-    if first == "k":
+    layout, last = spec.lhs_layout, f"s{spec.ndim - 1}"
+    if not layout.endswith(spec.spatial):
+        x, count = lhs, math.prod(spec.out_size)
         for i in reversed(range(spec.ndim)):
             x = shifted(x, x.ndim - lhs.ndim + layout.index(str(i)), spec.out_size[i], spec.strides[i])
-    x, of_rhs = lax.reshape(x, (positions[first], *lhs.shape)), blocks(spec, rhs, spec.rhs_layout, **{first: positions[first]})
-    if first == "k":
-        return _sum(spec, x, *of_rhs)
-    reach = (spec.window[-1] - 1) * spec.rhs_dilation[-1] + 1
+        x = lax.reshape(x, (count, *lhs.shape))
+        return _sum(spec, x, *blocks(spec, rhs, spec.rhs_layout, count))
+    of_rhs, reach = blocks(spec, rhs, spec.rhs_layout), (spec.window[-1] - 1) * spec.rhs_dilation[-1] + 1
     starts = [column * spec.strides[-1] for column in range(spec.out_size[-1])]
-    columns = [_sum(spec, take(x, first + layout, **{f"s{spec.ndim - 1}": slice(at, at + reach)}), *of_rhs) for at in starts]
+    columns = [_sum(spec, lax.expand_dims(take(lhs, layout, **{last: slice(at, at + reach)}), [0]), *of_rhs) for at in starts]
     return lax.concatenate(columns, sums_layout(spec).index("k"))
 
 
 @shared
 def _sum(spec: ConvSpec, lhs: Array, *rhs: Array) -> Array:
     """The sums of blocks, of windows along a first axis and the blocks of `rhs`. Traced once for all columns."""
-    axes = next(iter(_positions(spec))) + spec.lhs_layout
+    axes, count = "k" + spec.lhs_layout, lhs.shape[0]
     window = take(lhs, axes, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
-    along = {axes[0]: lhs.shape[0]}
-    return blocks_summed(spec, blocks(spec, window, axes, **along), [*rhs], **along)
+    return blocks_summed(spec, blocks(spec, window, axes, count), [*rhs], count)
