@@ -93,30 +93,26 @@ def sums_size(spec: ConvSpec) -> int:
 def blocks(spec: ConvSpec, array: Array, axes: str, positions: int = 1) -> list[Array]:
     """An operand's blocks, of so many windows of the input, or of `rhs`, in the layout of `sums_layout`.
 
-    Axes of length one are left out, but not of a depthwise one: its windows are a gather, which would take 1.2 to 1.7 times
-    as long.
+    The operand is spread along the axes that it lacks before it is cut: XLA's passes take time for each operation. Axes of
+    length one are left out, but not of a depthwise one: its windows are a gather, which would take 1.2 to 1.7 times as long.
     """
-    sizes, layout = _sums_sizes(spec, positions), sums_layout(spec)
-    items, count = sizes["c"], spec.window[0] // sizes["0"]
+    layout, sizes = sums_layout(spec), spec.sizes(spec.window) | {"r": 1, "k": positions, "c": spec.in_channels}
     kept = layout if depthwise(spec) else "".join(axis for axis in layout if axis in "c0" or sizes[axis] > 1)
     array = without(array, axes, "".join(axis for axis in axes if axis not in kept))
     own = "".join(axis for axis in axes if axis in kept)
     axes = "".join(axis for axis in kept if axis in own or sizes[axis] == 1)
-    array = align(array, own, axes)
+    array = spread(align(array, own, axes), axes, kept, sizes)
+    items, rows = block(spec)
+    count = spec.window[0] // rows
     of_items = [slice(item, item + items) for item in range(0, spec.in_channels, items)]
-    parts = [take(array, axes, c=some, s0=slice(row, None, count)) for some in of_items for row in range(count)]
-    return [spread(part, axes, kept, sizes) for part in parts]
+    return [take(array, kept, c=some, s0=slice(row, None, count)) for some in of_items for row in range(count)]
 
 
 def blocks_summed(spec: ConvSpec, windows: list[Array], rhs: list[Array], positions: int = 1) -> Array:
     """The products of blocks, one added to the other, in the layout of `sums_layout`."""
-    sizes = _sums_sizes(spec, positions)
-    return lax.reshape(total(list(map(lax.mul, windows, rhs))), [sizes[axis] for axis in sums_layout(spec)])
-
-
-def _sums_sizes(spec: ConvSpec, positions: int) -> dict[str, int]:
     items, rows = block(spec)
-    return spec.sizes(spec.window) | {"r": 1, "k": positions, "c": items, "0": rows}
+    sizes = spec.sizes(spec.window) | {"r": 1, "k": positions, "c": items, "0": rows}
+    return lax.reshape(total(list(map(lax.mul, windows, rhs))), [sizes[axis] for axis in sums_layout(spec)])
 
 
 def reduced(spec: ConvSpec, sums: Array) -> Array:
