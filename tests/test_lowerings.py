@@ -13,7 +13,7 @@ from cases import AVAILABLE, CASES, EMPTY_CASES, WEIGHT_GRADIENT, WEIGHT_GRADIEN
 from jax import lax
 
 from jaxgroupconv import LOWERINGS, plan
-from jaxgroupconv.lowerings import matmul, onednn, position_sums, tap_sums, taps, weight_sums
+from jaxgroupconv.lowerings import block_sums, matmul, onednn, position_sums, tap_sums, taps, weight_sums
 from jaxgroupconv.lowerings.block_sums import depthwise
 
 LEAST_ACCEPTED = {"feature_groups": 15}  # cases; a lowering that accepts fewer than 70 must say so here
@@ -108,6 +108,25 @@ def test_depthwise_weight_sums_of_some_positions_after_the_others(case, monkeypa
     """As of large kernels; two at a time do not divide an odd number."""
     monkeypatch.setattr(position_sums, "positions_at_a_time", lambda spec: 2)
     assert_right(case, run("taps", case, compiled=compiled.__wrapped__))
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in accepted("taps") if case.spec.short_output and depthwise(case.spec)], ids=str
+)
+def test_depthwise_weight_sums_in_two_parts_where_rows_come_out_uneven(case, monkeypatch):
+    """As of large maps of 19 or 37 rows, where blocks of as many rows need a copy of the cotangent, with some rows more."""
+    monkeypatch.setattr(block_sums, "MORE_ROW_TERMS", 3)
+    monkeypatch.setattr(weight_sums, "COPIED_BYTES", 0)
+    assert_right(case, run("taps", case, compiled=compiled.__wrapped__))
+
+
+@pytest.mark.parametrize("rows, parts", [(7, [7]), (28, [28]), (19, [10, 9]), (37, [26, 11]), (147, [140, 7])])
+def test_the_rows_of_a_depthwise_weight_gradient_are_in_even_blocks(rows, parts):
+    shape = 2, 8, rows, 14
+    spec = Case("", shape, shape, batch_groups=8, padding=((1, 1), (1, 1)), layouts=WEIGHT_GRADIENT).spec
+    found = block_sums.row_parts(spec)
+    assert [part.window[0] for _, part in found] == parts and [row for row, _ in found] == [0, parts[0]][: len(parts)]
+    assert all(part.window[0] % block_sums.block(part)[1] == 0 for _, part in found)
 
 
 @pytest.mark.parametrize("case", [case for case in accepted("matmul") if case.spec.short_output], ids=str)

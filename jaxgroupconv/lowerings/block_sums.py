@@ -50,7 +50,7 @@ def terms(spec: ConvSpec) -> int:
 def even_rows(spec: ConvSpec) -> ConvSpec:
     """The same with a few more rows of the window, and of the input, such that all blocks have equally many.
 
-    XLA would fill up a shorter one within its sum, where it then picks each element of a vector.
+    XLA would fill up a shorter one within its sum, where it then picks each element of a vector. See also `row_parts`.
     """
     height = spec.window[0]
     _, rows = block(spec)
@@ -60,6 +60,16 @@ def even_rows(spec: ConvSpec) -> ConvSpec:
         window=(height + missing, *spec.window[1:]),
         in_size=(spec.in_size[0] + missing * spec.rhs_dilation[0], *spec.in_size[1:]),
     )
+
+
+def row_parts(spec: ConvSpec) -> list[tuple[int, ConvSpec]]:
+    """Some rows of the window after the other, such that all blocks have equally many: the first one of each, and its spec."""
+    height = spec.window[0]
+    _, rows = block(spec)
+    count = -(-height // rows)
+    whole = height // count * count
+    sizes = {0: whole, whole: height - whole}
+    return [(row, dataclasses.replace(spec, window=(size, *spec.window[1:]))) for row, size in sizes.items() if size]
 
 
 def sums_layout(spec: ConvSpec) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.block_sums import blocks, blocks_summed, kept_axes, reduced, sums_layout, sums_size
+from jaxgroupconv.lowerings.block_sums import blocks, blocks_summed, kept_axes, reduced, row_parts, sums_layout, sums_size
 from jaxgroupconv.lowerings.calls import apart, loop_apart
-from jaxgroupconv.lowerings.geometry import put_at, spatial_slices, take, take_at, windows, without
+from jaxgroupconv.lowerings.geometry import put_at, spatial_slices, take, take_at, total, windows, without
 from jaxgroupconv.spec import ConvSpec
 
 SUMS_BYTES = 1 << 19  # least of the sums of as many positions as are computed at a time
@@ -49,16 +49,22 @@ def positions_at_a_time(spec: ConvSpec) -> int:
 
 def _at(spec: ConvSpec, positions: Any, lhs: Array, rhs: Array) -> Array:
     """The sums for some output positions: where their windows start, of shape (positions, spatial axes)."""
-    axes = sums_layout(spec).replace("o", "")
-    reach = [(size - 1) * step + 1 for size, step in zip(spec.window, spec.rhs_dilation, strict=True)]
-
-    def sums(positions: Any, lhs: Array, rhs: Array) -> Array:
-        rhs = lax.convert_element_type(take(rhs, rhs_axes, g=slice(0, spec.groups)), spec.compute_dtype)
-        starts, shape = map(spec.lhs_layout.index, spec.spatial), spec.shape(spec.lhs_layout, reach)
-        found = windows(lhs, tuple(starts), positions, shape, axes.index("k"))
-        found = take(found, axes, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
-        count = found.shape[axes.index("k")]
-        return blocks_summed(spec, blocks(spec, found, axes, count), blocks(spec, rhs, rhs_axes, count), count)
-
     rhs, rhs_axes = without(rhs, spec.rhs_layout, "o"), spec.rhs_layout.replace("o", "")
-    return reduced(spec, apart(sums)(positions, lhs, rhs))  # rhs again as it was given: or else it is copied for the call
+    axes = sums_layout(spec).replace("o", "")
+
+    def over_rows(row: int, part: ConvSpec) -> Array:
+        reach = [(size - 1) * step + 1 for size, step in zip(part.window, part.rhs_dilation, strict=True)]
+
+        def sums(positions: Any, lhs: Array, rhs: Array) -> Array:
+            rhs = take(rhs, rhs_axes, g=slice(0, part.groups), s0=slice(row, row + part.window[0]))
+            rhs = lax.convert_element_type(rhs, part.compute_dtype)
+            lhs = take(lhs, part.lhs_layout, s0=slice(row * part.rhs_dilation[0], None))
+            starts, shape = map(part.lhs_layout.index, part.spatial), part.shape(part.lhs_layout, reach)
+            found = windows(lhs, tuple(starts), positions, shape, axes.index("k"))
+            found = take(found, axes, **spatial_slices((0,) * part.ndim, part.window, part.rhs_dilation))
+            count = found.shape[axes.index("k")]
+            return blocks_summed(part, blocks(part, found, axes, count), blocks(part, rhs, rhs_axes, count), count)
+
+        return reduced(part, apart(sums)(positions, lhs, rhs))  # rhs as it was given: or else it is copied for the call
+
+    return total([over_rows(row, part) for row, part in row_parts(spec)])

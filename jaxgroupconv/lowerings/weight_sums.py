@@ -32,7 +32,8 @@ from jaxgroupconv.lowerings.row_sums import even_parts, over_parts, part_of
 from jaxgroupconv.spec import ConvSpec, Sizes
 
 SHORT_ROW = 16  # elements of a row, channel-first, that are too few for a vector loop
-CACHE_BYTES = 1 << 20  # operands that one iteration over c works on, which it copies
+CACHE_BYTES = 3 << 19  # operands that one iteration over c works on, which it copies
+COPIED_BYTES = 1 << 20  # of a depthwise cotangent that is copied for a few more rows: what is larger is summed in two parts
 MULTIPLIER = 16  # output channels of one input channel, channel-last, that are vectors of their own
 SMALL_BYTES = 1 << 20  # of copies and sums that are not worth a loop over groups
 PART_BYTES = 6 << 20  # of copies and sums of some items, if those of all would be new pages
@@ -137,8 +138,11 @@ def _plain(spec: ConvSpec) -> ConvSpec:
     lhs = spec.lhs_layout
     if transposed(spec):
         lhs = f"c{spec.spatial}gn"
-    plain = even_rows(dataclasses.replace(unpadded(spec), lhs_layout=lhs, rhs_layout=lhs.replace("n", "o")))
-    return plain if depthwise(spec) else even_parts(plain)
+    plain = dataclasses.replace(unpadded(spec), lhs_layout=lhs, rhs_layout=lhs.replace("n", "o"))
+    large = math.prod(spec.rhs_shape) * spec.rhs_dtype.itemsize > COPIED_BYTES and not transposed(spec)
+    if depthwise(spec):
+        return plain if large else even_rows(plain)
+    return even_parts(even_rows(plain))
 
 
 def _prepared(spec: ConvSpec, lhs: Array, rhs: Array) -> list[Array]:
