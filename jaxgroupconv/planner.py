@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from jaxgroupconv import cpu_plan, kernel_plan, weight_plan
 from jaxgroupconv.lowerings import LOWERINGS, not_understood
+from jaxgroupconv.lowerings.geometry import of_cotangent
 from jaxgroupconv.spec import ConvSpec
 
 IMPLEMENTATIONS = ("auto", "portable", *LOWERINGS)
@@ -42,6 +43,9 @@ def plan(spec: ConvSpec, platform: str, kernels: bool = False) -> Plan:
 
     {rules}
 
+    The weight gradient of a transposed convolution, which dilates its input, is that of the strided one with input and
+    cotangent exchanged, and planned as such where the lowering exchanges them (`onednn`, `taps`, `matmul`).
+
     On other platforms the plan is `native`, until they are measured.
 
     Args:
@@ -61,6 +65,10 @@ def plan(spec: ConvSpec, platform: str, kernels: bool = False) -> Plan:
         return Plan("native", f"nothing is measured on {platform} yet")
     if (refusal := not_understood(spec)) is not None:
         return Plan("native", refusal)
+    if (strided := of_cotangent(spec)) is not None:
+        found = plan(strided, platform, kernels)
+        if found.name in ("onednn", "taps", "matmul"):  # which exchange the operands; the others are lax's convolutions
+            return Plan(found.name, f"the weight gradient of a dilated input, as that of a dilated cotangent: {found.reason}")
     own = weight_plan.RULES if spec.short_output else cpu_plan.RULES
     for applies, name, reason in (kernel_plan.RULES if kernels and spec.flops >= kernel_plan.LEAST else ()) + own:
         if applies(spec) and LOWERINGS[name].why_not(spec) is None:

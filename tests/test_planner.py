@@ -302,6 +302,24 @@ def test_a_transposed_convolution_of_disjoint_blocks_is_one_product():
     assert jax.jit(up).lower(x, w).as_text().count("dot_general") == 1
 
 
+@pytest.mark.parametrize("groups", [1, 4, 32])
+@pytest.mark.parametrize("stride", [2, 3])
+def test_the_weight_gradient_of_a_transposed_convolution_is_planned_as_that_of_the_strided_one(groups, stride):
+    """Which is the same sums, with input and cotangent exchanged: there are no phases, and as many as nine refuse nothing."""
+    x, w = jnp.ones((4, 32, 14, 14)), jnp.ones((32, 32 // groups, 5, 5))
+    up = functools.partial(jgc.group_conv_transpose, stride=stride, padding=2, groups=groups)
+    down = functools.partial(jgc.group_conv, stride=stride, padding=2, groups=groups)
+
+    def weight_gradient(conv, x):
+        report = jgc.explain(jgc.accelerate(jax.grad(lambda w: jnp.sum(conv(x, w) ** 2))), w)
+        [found] = [entry for entry in report.entries if entry.spec.short_output]
+        return found
+
+    dilated, strided = weight_gradient(up, x), weight_gradient(down, up(x, w))
+    assert dilated.spec.phases == stride**2 and strided.spec.phases == 1
+    assert dilated.plan.name == strided.plan.name and dilated.plan.reason.endswith(strided.plan.reason)
+
+
 @pytest.mark.parametrize("kernel", [(16, 3, 3, 3), (1, 1, 5, 5), (3, 6, 3, 3)], ids=str)
 def test_a_dense_convolution_of_few_channels_is_planned(kernel):
     """The patches that lax makes cost more than the products."""

@@ -213,6 +213,58 @@ def crop(spec: ConvSpec, lhs: Array) -> tuple[ConvSpec, Array]:
     return dataclasses.replace(spec, in_size=tuple(sizes), padding=tuple(padding)), lhs
 
 
+def disjoint_gradient(spec: ConvSpec) -> bool:
+    """Whether this is the weight gradient of a transposed convolution whose stride is its kernel's size, and crops nothing."""
+    plain = all(size == 1 for size in spec.strides + spec.rhs_dilation) and spec.lhs_dilation == spec.out_size
+    whole = all(low == high == d - 1 for (low, high), d in zip(spec.padding, spec.lhs_dilation, strict=True))
+    return spec.short_output and spec.phases > 1 and plain and whole
+
+
+def exchanged(spec: ConvSpec) -> ConvSpec | None:
+    """The same sums with input and kernel exchanged, from the last output to the first; not of strides or a dilated kernel.
+
+    With q a position of the input, d its dilation and p + k - low = d*q, out[p] = sum over k of x[(p + k - low) / d] * w[k]
+    = sum over q of x[q] * w[d*q - p + low]: the kernel, as the input, meets the input, as a dilated kernel.
+    """
+    if any(size != 1 for size in spec.strides + spec.rhs_dilation):
+        return None
+    exchange, padding = str.maketrans("no", "on"), []
+    for axis, (size, dilation) in enumerate(zip(spec.in_size, spec.lhs_dilation, strict=True)):
+        low, high = spec.out_size[axis] - 1 - spec.padding[axis][0], (size - 1) * dilation + 1 - spec.window[axis]
+        padding.append((low, high + spec.padding[axis][0]))
+    return dataclasses.replace(
+        spec,
+        batch=spec.out_channels,
+        out_channels=spec.batch,
+        in_size=spec.window,
+        window=spec.in_size,
+        padding=tuple(padding),
+        lhs_dilation=spec.rhs_dilation,
+        rhs_dilation=spec.lhs_dilation,
+        lhs_layout=spec.rhs_layout.translate(exchange),
+        rhs_layout=spec.lhs_layout.translate(exchange),
+        out_layout=spec.out_layout.translate(exchange),
+        lhs_dtype=spec.rhs_dtype,
+        rhs_dtype=spec.lhs_dtype,
+        precision=spec.precision[::-1] if isinstance(spec.precision, tuple) else spec.precision,
+    )
+
+
+def of_cotangent(spec: ConvSpec) -> ConvSpec | None:
+    """The weight gradient of a transposed convolution as that of the strided one which it is the gradient of, or None."""
+    dilated = spec.short_output and spec.phases > 1 and not disjoint_gradient(spec)
+    strided = exchanged(spec) if dilated else None
+    if strided is None or not all(size + min(pair) > 0 for size, pair in zip(strided.in_size, strided.padding, strict=True)):
+        return None  # or the cotangent would be cropped to nothing
+    return strided
+
+
+def backwards(spec: ConvSpec, out: Array) -> Array:
+    """The result of an exchanged convolution (`exchanged`) in the order of the spec's."""
+    axes = axes_of(out, spec.out_layout)
+    return lax.rev(out, [axes.index(axis) for axis in spec.spatial])
+
+
 def pad(spec: ConvSpec, lhs: Array, groups: int = 0) -> Array:
     """Pads the input (group axis split, padding not negative, no input dilation) with zeros, and with some groups of zeros."""
     return widen(lhs, spec.lhs_layout, g=(0, groups), **{f"s{axis}": pair for axis, pair in enumerate(spec.padding)})

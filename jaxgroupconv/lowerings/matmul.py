@@ -16,9 +16,13 @@ from jaxgroupconv.lowerings.calls import loop_apart
 from jaxgroupconv.lowerings.geometry import (
     TEMPORARIES,
     align,
+    backwards,
     block_rows,
     contract,
+    crop,
+    disjoint_gradient,
     divisor,
+    of_cotangent,
     pad,
     put_at,
     regroup,
@@ -43,6 +47,7 @@ _WITHIN = str.maketrans("0123", "wxyz")  # the axes of the kernel, or of a block
 
 def why_not(spec: ConvSpec) -> str | None:
     """The reason why this lowering refuses the spec, or None."""
+    spec = of_cotangent(spec) or spec
     if spec.disjoint:
         return None
     kind, sizes = ("output positions", spec.out_size) if spec.short_output else ("kernel elements", spec.window)
@@ -64,9 +69,11 @@ def lower_shared(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
 def _lower(spec: ConvSpec, lhs: Array, rhs: Array, shared: bool, most: int) -> Array:
     """The same of operands with their group axes split off; `most` bytes at a time for patches and copies."""
+    if (strided := of_cotangent(spec)) is not None:
+        return backwards(spec, _lower(*crop(strided, rhs), lhs, shared, most))
     if spec.disjoint:
         return _over_inputs(spec, lhs, rhs)
-    if _in_disjoint_blocks(spec):
+    if disjoint_gradient(spec):
         return _over_blocks(spec, lhs, rhs, merge=not shared)
     if any(d > 1 for d in spec.lhs_dilation):
         return _by_phase(spec, lhs, rhs, shared, most)
@@ -253,13 +260,6 @@ def _over_inputs(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         low = spec.padding[axis][0] - (spec.lhs_dilation[axis] - 1)
         edges[f"s{axis}"] = (low, spec.out_size[axis] - size - low)
     return widen(blocks, spec.out_layout, **edges)
-
-
-def _in_disjoint_blocks(spec: ConvSpec) -> bool:
-    """Whether this is the weight gradient of a transposed convolution whose stride is its kernel's size, and crops nothing."""
-    plain = all(size == 1 for size in spec.strides + spec.rhs_dilation) and spec.lhs_dilation == spec.out_size
-    whole = all(low == high == d - 1 for (low, high), d in zip(spec.padding, spec.lhs_dilation, strict=True))
-    return spec.short_output and spec.phases > 1 and plain and whole
 
 
 def _over_blocks(spec: ConvSpec, lhs: Array, rhs: Array, merge: bool) -> Array:

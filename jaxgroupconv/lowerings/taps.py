@@ -16,7 +16,19 @@ from jax import Array, lax
 
 from jaxgroupconv.lowerings import weight_sums
 from jaxgroupconv.lowerings.calls import OPEN_TERMS, apart, loop_apart
-from jaxgroupconv.lowerings.geometry import VECTOR, align, crop, more_groups, pad, take, take_at, widen
+from jaxgroupconv.lowerings.geometry import (
+    VECTOR,
+    align,
+    backwards,
+    crop,
+    exchanged,
+    more_groups,
+    of_cotangent,
+    pad,
+    take,
+    take_at,
+    widen,
+)
 from jaxgroupconv.lowerings.phases import by_phase
 from jaxgroupconv.lowerings.tap_sums import MAX_TERMS, MAX_TERMS_IN_PARTS, in_cache, in_parts, sum_of_taps
 from jaxgroupconv.spec import ConvSpec
@@ -34,6 +46,7 @@ PHASE_TERMS, PHASE_COLUMNS = 6, 28  # least terms of a phase, and columns of all
 
 def why_not(spec: ConvSpec) -> str | None:
     """The reason why this lowering refuses the spec, or None."""
+    spec = of_cotangent(spec) or spec
     if spec.phases > MAX_PHASES and (spec.short_output or spec.in_channels * math.prod(spec.window) > MAX_PHASE_TERMS):
         return f"{spec.phases} phases of the dilated input exceed {MAX_PHASES}"
     row = 1 if spec.short_output else math.prod(spec.window[1:])
@@ -56,12 +69,13 @@ def lower_shared(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
 def _lower(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
     """The same of operands with their group axes split off: the sums, in their own dtype."""
+    other = of_cotangent(spec) or (_swapped(spec) if alone and spec.phases == 1 else None)
+    if other is not None:
+        return backwards(spec, _lower(*crop(other, rhs), lhs, alone))
     if any(d > 1 for d in spec.lhs_dilation):
         many = spec.in_channels * math.prod(spec.window) >= PHASE_TERMS * spec.phases
         columns_apart = alone and many and spec.out_size[-1] >= PHASE_COLUMNS
         return by_phase(functools.partial(_lower, alone=alone), spec, lhs, rhs, columns_apart)
-    if alone and (swapped := _swapped(spec)) is not None:
-        return lax.rev(_lower(*crop(swapped, rhs), lhs, alone), [spec.out_layout.index(axis) for axis in spec.spatial])
     return weight_sums.over_outputs(spec, lhs, rhs) if spec.short_output else _over_taps(spec, lhs, rhs, alone)
 
 
@@ -90,30 +104,10 @@ def _channel_first(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array
 
 
 def _swapped(spec: ConvSpec) -> ConvSpec | None:
-    """For a window larger than the input, the same sums with the two exchanged, from the last output to the first.
-
-    With q = p + k - low, out[p] = sum over k of x[p + k - low] * w[k] = sum over q of x[q] * w[q - p + low]. A window that is
-    larger than the input meets mostly padding; the input, as the window, meets the kernel.
-    """
-    larger = not spec.short_output and spec.over_the_map
-    if not larger or any(size != 1 for size in spec.strides + spec.rhs_dilation) or math.prod(spec.in_size[1:]) > MAX_ROW_TERMS:
-        return None
-    exchange, padding = str.maketrans("no", "on"), []
-    for (low, _), size, window, out in zip(spec.padding, spec.in_size, spec.window, spec.out_size, strict=True):
-        padding.append((out - 1 - low, size - window + low))
-    return dataclasses.replace(
-        spec,
-        batch=spec.out_channels,
-        out_channels=spec.batch,
-        in_size=spec.window,
-        window=spec.in_size,
-        padding=tuple(padding),
-        lhs_layout=spec.rhs_layout.translate(exchange),
-        rhs_layout=spec.lhs_layout.translate(exchange),
-        out_layout=spec.out_layout.translate(exchange),
-        lhs_dtype=spec.rhs_dtype,
-        rhs_dtype=spec.lhs_dtype,
-    )
+    """For a window larger than the input, the same sums with the two exchanged: the window meets mostly padding, the input,
+    as the window, the kernel."""
+    larger = not spec.short_output and spec.over_the_map and math.prod(spec.in_size[1:]) <= MAX_ROW_TERMS
+    return exchanged(spec) if larger else None
 
 
 def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
