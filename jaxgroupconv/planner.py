@@ -67,7 +67,7 @@ def plan(spec: ConvSpec, platform: str, kernels: bool = False) -> Plan:
         return Plan("native", refusal)
     if (strided := of_cotangent(spec)) is not None:
         found = plan(strided, platform, kernels)
-        if found.name in ("onednn", "taps", "matmul"):  # which exchange the operands; the others are lax's convolutions
+        if LOWERINGS[found.name].exchanges:
             return Plan(found.name, f"the weight gradient of a dilated input, as that of a dilated cotangent: {found.reason}")
     own = weight_plan.RULES if spec.short_output else cpu_plan.RULES
     for applies, name, reason in (kernel_plan.RULES if kernels and spec.flops >= kernel_plan.LEAST else ()) + own:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgroupconv.lowerings import feature_groups, matmul, native, onednn, per_group, taps
-from jaxgroupconv.lowerings.geometry import crop
+from jaxgroupconv.lowerings.geometry import backwards, crop, of_cotangent
 from jaxgroupconv.spec import ConvSpec
 
 
@@ -21,6 +21,8 @@ class Lowering:
 
     Attributes:
       name: its name in LOWERINGS.
+      exchanges: whether it computes the weight gradient of a transposed convolution as that of the strided one, with input and
+        cotangent exchanged.
     """
 
     name: str
@@ -28,12 +30,13 @@ class Lowering:
     _lower: Callable[[ConvSpec, Array, Array], Array]
     _lower_shared: Callable[[ConvSpec, Array, Array], Array] | None = None
     _unavailable: Callable[[], str | None] = lambda: None
+    exchanges: bool = False
 
     def why_not(self, spec: ConvSpec) -> str | None:
         """The reason for which this lowering refuses the spec, or None if it computes it."""
         if self.name == "native":
             return None
-        return not_understood(spec) or self._why_not(spec)
+        return not_understood(spec) or self._why_not(self._strided(spec) or spec)
 
     def unavailable(self) -> str | None:
         """The reason for which this process cannot compute anything in this way, or None."""
@@ -56,10 +59,15 @@ class Lowering:
         """
         if (reason := self.why_not(spec) or self.unavailable()) is not None:
             raise NotImplementedError(f"The lowering {self.name!r} refuses [{spec}]: {reason}.")
+        if (strided := self._strided(spec)) is not None:
+            return backwards(spec, self.lower(strided, rhs, lhs, shared=shared))
         cropped, lhs = crop(spec, lhs)
         if 0 in cropped.lhs_shape and 0 not in spec.lhs_shape:  # nothing but padding is left
             return jnp.zeros(spec.out_shape, spec.out_dtype)
         return (self._lower_shared or self._lower if shared else self._lower)(cropped, lhs, rhs)
+
+    def _strided(self, spec: ConvSpec) -> ConvSpec | None:
+        return of_cotangent(spec) if self.exchanges else None
 
 
 def not_understood(spec: ConvSpec) -> str | None:
@@ -83,9 +91,16 @@ def _is_real(dtype) -> bool:
 
 _INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
+_EXCHANGING = ("onednn", "taps", "matmul")  # the others are lax's own convolutions
+
 LOWERINGS: dict[str, Lowering] = {
     name: Lowering(
-        name, module.why_not, module.lower, getattr(module, "lower_shared", None), getattr(module, "unavailable", lambda: None)
+        name,
+        module.why_not,
+        module.lower,
+        getattr(module, "lower_shared", None),
+        getattr(module, "unavailable", lambda: None),
+        name in _EXCHANGING,
     )
     for name, module in {
         "onednn": onednn,

@@ -253,10 +253,7 @@ def exchanged(spec: ConvSpec) -> ConvSpec | None:
 def of_cotangent(spec: ConvSpec) -> ConvSpec | None:
     """The weight gradient of a transposed convolution as that of the strided one which it is the gradient of, or None."""
     dilated = spec.short_output and spec.phases > 1 and not disjoint_gradient(spec)
-    strided = exchanged(spec) if dilated else None
-    if strided is None or not all(size + min(pair) > 0 for size, pair in zip(strided.in_size, strided.padding, strict=True)):
-        return None  # or the cotangent would be cropped to nothing
-    return strided
+    return exchanged(spec) if dilated else None
 
 
 def backwards(spec: ConvSpec, out: Array) -> Array:

@@ -16,13 +16,10 @@ from jaxgroupconv.lowerings.calls import loop_apart
 from jaxgroupconv.lowerings.geometry import (
     TEMPORARIES,
     align,
-    backwards,
     block_rows,
     contract,
-    crop,
     disjoint_gradient,
     divisor,
-    of_cotangent,
     pad,
     put_at,
     regroup,
@@ -47,7 +44,6 @@ _WITHIN = str.maketrans("0123", "wxyz")  # the axes of the kernel, or of a block
 
 def why_not(spec: ConvSpec) -> str | None:
     """The reason why this lowering refuses the spec, or None."""
-    spec = of_cotangent(spec) or spec
     if spec.disjoint:
         return None
     kind, sizes = ("output positions", spec.out_size) if spec.short_output else ("kernel elements", spec.window)
@@ -69,8 +65,6 @@ def lower_shared(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
 def _lower(spec: ConvSpec, lhs: Array, rhs: Array, shared: bool, most: int) -> Array:
     """The same of operands with their group axes split off; `most` bytes at a time for patches and copies."""
-    if (strided := of_cotangent(spec)) is not None:
-        return backwards(spec, _lower(*crop(strided, rhs), lhs, shared, most))
     if spec.disjoint:
         return _over_inputs(spec, lhs, rhs)
     if disjoint_gradient(spec):

@@ -29,10 +29,7 @@ from jaxgroupconv.lowerings.geometry import (
     PAGED_BYTES,
     TEMPORARIES,
     align,
-    backwards,
-    crop,
     divisor,
-    of_cotangent,
     pad,
     spatial_slices,
     take,
@@ -63,7 +60,6 @@ def why_not(spec: ConvSpec) -> str | None:
         return f"{spec.compute_dtype}, where oneDNN's kernels are float32"
     if spec.ndim > 3:
         return "more than three spatial axes"
-    spec = of_cotangent(spec) or spec
     if spec.over_batch and any(dilation > 1 for dilation in spec.lhs_dilation):
         return "a weight gradient of a dilated input"
     return None
@@ -80,8 +76,6 @@ def lower(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
     The operands of a narrow dtype are converted before, and the result after it.
     """
-    if (strided := of_cotangent(spec)) is not None:
-        return backwards(spec, lower(*crop(strided, rhs), lhs))
     lhs, rhs = (lax.convert_element_type(operand, _FLOAT32) for operand in (lhs, rhs))
     if is_of_items(spec):
         compute, axes = _of_items, (spec.lhs_layout, spec.rhs_layout, f"n{spec.spatial}go")

@@ -16,19 +16,7 @@ from jax import Array, lax
 
 from jaxgroupconv.lowerings import weight_sums
 from jaxgroupconv.lowerings.calls import OPEN_TERMS, apart, loop_apart
-from jaxgroupconv.lowerings.geometry import (
-    VECTOR,
-    align,
-    backwards,
-    crop,
-    exchanged,
-    more_groups,
-    of_cotangent,
-    pad,
-    take,
-    take_at,
-    widen,
-)
+from jaxgroupconv.lowerings.geometry import VECTOR, align, backwards, crop, exchanged, more_groups, pad, take, take_at, widen
 from jaxgroupconv.lowerings.phases import by_phase
 from jaxgroupconv.lowerings.tap_sums import MAX_TERMS, MAX_TERMS_IN_PARTS, in_cache, in_parts, sum_of_taps
 from jaxgroupconv.spec import ConvSpec
@@ -46,7 +34,6 @@ PHASE_TERMS, PHASE_COLUMNS = 6, 28  # least terms of a phase, and columns of all
 
 def why_not(spec: ConvSpec) -> str | None:
     """The reason why this lowering refuses the spec, or None."""
-    spec = of_cotangent(spec) or spec
     if spec.phases > MAX_PHASES and (spec.short_output or spec.in_channels * math.prod(spec.window) > MAX_PHASE_TERMS):
         return f"{spec.phases} phases of the dilated input exceed {MAX_PHASES}"
     row = 1 if spec.short_output else math.prod(spec.window[1:])
@@ -69,13 +56,12 @@ def lower_shared(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
 def _lower(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
     """The same of operands with their group axes split off: the sums, in their own dtype."""
-    other = of_cotangent(spec) or (_swapped(spec) if alone and spec.phases == 1 else None)
-    if other is not None:
-        return backwards(spec, _lower(*crop(other, rhs), lhs, alone))
     if any(d > 1 for d in spec.lhs_dilation):
         many = spec.in_channels * math.prod(spec.window) >= PHASE_TERMS * spec.phases
         columns_apart = alone and many and spec.out_size[-1] >= PHASE_COLUMNS
         return by_phase(functools.partial(_lower, alone=alone), spec, lhs, rhs, columns_apart)
+    if alone and (swapped := _swapped(spec)) is not None:
+        return backwards(spec, _lower(*crop(swapped, rhs), lhs, alone))
     return weight_sums.over_outputs(spec, lhs, rhs) if spec.short_output else _over_taps(spec, lhs, rhs, alone)
 
 

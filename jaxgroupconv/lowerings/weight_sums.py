@@ -139,10 +139,10 @@ def _plain(spec: ConvSpec) -> ConvSpec:
     if transposed(spec):
         lhs = f"c{spec.spatial}gn"
     plain = dataclasses.replace(unpadded(spec), lhs_layout=lhs, rhs_layout=lhs.replace("n", "o"))
-    large = math.prod(spec.rhs_shape) * spec.rhs_dtype.itemsize > COPIED_BYTES and not transposed(spec)
-    if depthwise(spec):
-        return plain if large else even_rows(plain)
-    return even_parts(even_rows(plain))
+    if not depthwise(spec):
+        return even_parts(even_rows(plain))
+    copied = transposed(spec) or math.prod(spec.rhs_shape) * spec.rhs_dtype.itemsize <= COPIED_BYTES
+    return even_rows(plain) if copied else plain
 
 
 def _prepared(spec: ConvSpec, lhs: Array, rhs: Array) -> list[Array]:
