@@ -23,6 +23,7 @@ GEOMETRIC_MEAN = {
     "gpu": {"torch": (1.3, 1.3, 1.3)},
 }
 MXNET = (1.2, 1.5)  # forward; forward and both gradients together
+CLOSE = 1.3  # times a bound: what is closer than that, or misses, is worth measuring for longer
 COMPILE_RATIO, COMPILE_SECONDS, NETWORK_COMPILE_RATIO = 2.0, 0.5, 1.2
 TEMPORARY_RATIO = 3.0
 
@@ -86,6 +87,22 @@ def ratio(measurement: Measurement, family: str, statistic: str = "min_s") -> fl
     """How many times longer than this library a family takes, or None."""
     ours, other = seconds(measurement, "jgc", statistic), seconds(measurement, family, statistic)
     return other / ours if ours and other else None
+
+
+def is_close(measurement: Measurement, data: dict[str, Any]) -> bool:
+    """Whether a measurement misses a bound of `EVERY_ROW`, or is so near it that noise may decide.
+
+    Args:
+      measurement: one row and mode.
+      data: a result file, of which `machine` is needed.
+
+    Returns:
+      Whether some ratio is less than `CLOSE` times its bound.
+    """
+    statistic, mode = usual_statistic(data), MODES.index(measurement["mode"])
+    targets = EVERY_ROW.get(data["machine"]["backend"], {})
+    ratios = [(ratio(measurement, family, statistic), CLOSE * bounds[mode]) for family, bounds in targets.items()]
+    return any(found is not None and found < bound for found, bound in ratios)
 
 
 def matrix_rate(peaks: dict[str, Any], dtype: str) -> float:

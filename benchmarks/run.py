@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.report import usual_statistic
+from benchmarks.report import CLOSE, is_close, usual_statistic
 from benchmarks.row import MODES, Row
 from benchmarks.shapes import SELECTIONS
 from benchmarks.timing import command, write
@@ -117,10 +117,17 @@ def measure(process: Process, row: Row, mode: str, args: argparse.Namespace) -> 
                 if results[name].pop("ended", False):
                     raise Ended(results[name]["failed"])
             timed = [name for name, result in results.items() if "right" in result]
-            for names in [[name] for name in timed] if alone else [timed]:
-                name = names[0] if alone else ""
-                for candidate, times in process.ask("times", names=names, seconds=args.seconds, rounds=args.rounds).items():
-                    results[candidate] = times if "failed" in times else results[candidate] | times
+            measurement = {"key": row.key, "mode": mode, "row": dataclasses.asdict(row), **facts, "results": results}
+            for times_longer in dict.fromkeys((1, args.longer)):
+                length = {"seconds": times_longer * args.seconds, "rounds": times_longer * args.rounds}
+                for names in [[name] for name in timed] if alone else [timed]:
+                    name = names[0] if alone else ""
+                    for candidate, times in process.ask("times", names=names, **length).items():
+                        results[candidate] = times if "failed" in times else results[candidate] | times
+                timed = [name for name in timed if "min_s" in results[name]]
+                if not is_close(measurement, process.facts):
+                    break
+            return measurement
         except Ended as error:
             if not results:
                 raise  # it was asked for nothing of a candidate's
@@ -128,8 +135,6 @@ def measure(process: Process, row: Row, mode: str, args: argparse.Namespace) -> 
                 ended[name] = {"failed": str(error)}
             alone |= not name
             process.restart()
-            continue
-        return {"key": row.key, "mode": mode, "row": dataclasses.asdict(row), **facts, "results": results}
 
 
 def _rows(args: argparse.Namespace) -> list[Row]:
@@ -172,6 +177,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--mxnet", metavar="PYTHON", help="an interpreter that can import MXNet 1.x")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each candidate in a row and mode")
     parser.add_argument("--seconds", type=float, default=1.0, help="for all candidates of a row and mode together")
+    longer = f"so many times as long and often, instead, if a ratio is less than {CLOSE} times its bound; 1: never"
+    parser.add_argument("--longer", type=int, default=6, metavar="N", help=longer)
     parser.add_argument("--working-set", type=int, metavar="BYTES", help="of all operand sets; 256 MiB on a GPU, else one set")
     parser.add_argument("--check-flops", type=float, metavar="N", help="check parts of results of more; 1e8 on a GPU")
     parser.add_argument(

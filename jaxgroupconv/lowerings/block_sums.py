@@ -14,6 +14,7 @@ from jaxgroupconv.spec import ConvSpec
 
 ROW_TERMS = 8  # products added up elementwise before a reduction
 MORE_ROW_TERMS = 14  # of depthwise ones, a minor window, or wide channels; XLA does not fuse a gather with more than 15 slices
+PRODUCTS = 128  # terms times output channels: with less, LLVM unrolls the loop over these into scalars
 STORED = 2  # products that take as long as to write a sum and to read it again
 FEW = 14  # sums that are left after the first product, and added up elementwise: another one would be one more kernel
 
@@ -30,7 +31,8 @@ def block(spec: ConvSpec) -> tuple[int, int]:
     So a depthwise one has blocks of rows before it has blocks of items.
     """
     items, height = spec.in_channels, spec.window[0]
-    more = depthwise(spec) or spec.lhs_layout.endswith(spec.spatial) or spec.batch * spec.out_channels > 16 * 16
+    wide = spec.batch * spec.out_channels > 16 * 16 or ROW_TERMS < PRODUCTS / spec.out_channels <= MORE_ROW_TERMS
+    more = depthwise(spec) or spec.lhs_layout.endswith(spec.spatial) or wide
     most = MORE_ROW_TERMS if more else ROW_TERMS
     if depthwise(spec):
         of_rows = _even(height, most)
@@ -95,6 +97,13 @@ def operands_size(spec: ConvSpec) -> int:
     return spec.batch * math.prod(spec.in_size) + spec.out_channels * math.prod(spec.window)
 
 
+def sums_shape(spec: ConvSpec, positions: int = 1) -> list[int]:
+    """The shape of the sums of so many output positions, in the layout of `sums_layout`."""
+    items, rows = block(spec)
+    sizes = spec.sizes(spec.window) | {"r": 1, "k": positions, "c": items, "0": rows}
+    return [sizes[axis] for axis in sums_layout(spec)]
+
+
 def sums_size(spec: ConvSpec) -> int:
     """How many elements the sums of one output position have, of one group."""
     return spec.batch * spec.out_channels * math.prod((*block(spec), *spec.window[1:]))
@@ -120,9 +129,7 @@ def blocks(spec: ConvSpec, array: Array, axes: str, positions: int = 1) -> list[
 
 def blocks_summed(spec: ConvSpec, windows: list[Array], rhs: list[Array], positions: int = 1) -> Array:
     """The products of blocks, one added to the other, in the layout of `sums_layout`."""
-    items, rows = block(spec)
-    sizes = spec.sizes(spec.window) | {"r": 1, "k": positions, "c": items, "0": rows}
-    return lax.reshape(total(list(map(lax.mul, windows, rhs))), [sizes[axis] for axis in sums_layout(spec)])
+    return lax.reshape(total(list(map(lax.mul, windows, rhs))), sums_shape(spec, positions))
 
 
 def reduced(spec: ConvSpec, sums: Array) -> Array:

@@ -114,13 +114,13 @@ def _sums(spec: ConvSpec, lhs: Array, rhs: Array, **where: slice) -> Array:
     """
 
     def sums(lhs: Array, rhs: Array) -> Array:
-        return _sums_of_blocks(spec, take(lhs, spec.lhs_layout, **where), rhs)
+        return sums_of_blocks(spec, take(lhs, spec.lhs_layout, **where), rhs)
 
     return reduced(spec, apart(sums)(lhs, rhs))
 
 
 @shared
-def _sums_of_blocks(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
+def sums_of_blocks(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The same before they are reduced, in the layout of `sums_layout`. Traced once for all parts."""
     layout, last = spec.lhs_layout, f"s{spec.ndim - 1}"
     if not layout.endswith(spec.spatial):

@@ -6,12 +6,23 @@ leave the cache are a loop. The sums are `position_sums.py` of depthwise convolu
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.block_sums import ROW_TERMS, depthwise, even_rows, kept_axes, sums_size, terms
+from jaxgroupconv.lowerings.block_sums import (
+    ROW_TERMS,
+    depthwise,
+    even_rows,
+    kept_axes,
+    operands_size,
+    reduced,
+    sums_shape,
+    sums_size,
+    terms,
+)
 from jaxgroupconv.lowerings.calls import apart, loop_apart
 from jaxgroupconv.lowerings.geometry import (
     PAGED_BYTES,
@@ -28,13 +39,14 @@ from jaxgroupconv.lowerings.geometry import (
     widen,
 )
 from jaxgroupconv.lowerings.position_sums import over_positions, positions_at_a_time
-from jaxgroupconv.lowerings.row_sums import even_parts, over_parts, part_of
+from jaxgroupconv.lowerings.row_sums import even_parts, over_parts, part_of, sums_of_blocks
 from jaxgroupconv.spec import ConvSpec, Sizes
 
 SHORT_ROW = 16  # elements of a row, channel-first, that are too few for a vector loop
 CACHE_BYTES = 3 << 19  # operands that one iteration over c works on, which it copies
 COPIED_BYTES = 1 << 20  # of a depthwise cotangent that is copied for a few more rows: what is larger is summed in two parts
 MULTIPLIER = 16  # output channels of one input channel, channel-last, that are vectors of their own
+ADDED_ITEMS, ADDED_BYTES = 6, 12 << 20  # least items, and most bytes, of sums that items are added to one after the other
 SMALL_BYTES = 1 << 20  # of copies and sums that are not worth a loop over groups
 PART_BYTES = 6 << 20  # of copies and sums of some items, if those of all would be new pages
 
@@ -57,7 +69,8 @@ def _repeats(spec: ConvSpec) -> bool:
 
 def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array, repeats: int = 1) -> Array:
     """The same, in a loop over groups and items if these are too many; each group of `lhs` is that of so many of the spec."""
-    groups, items = _at_a_time(spec)
+    added = _added_at_a_time(spec)
+    groups, items = (spec.groups, added) if added else _at_a_time(spec)
     groups = groups if repeats == 1 else spec.groups
     in_groups, in_items = spec.groups // groups, spec.in_channels // items
     part, axes = dataclasses.replace(spec, groups=groups, in_channels=items), spec.out_layout
@@ -84,8 +97,39 @@ def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array, repeats: int = 1) -> A
         sums = lax.add(take_at(out, axes, g=(group(i), groups)), _sums(part, *slices))
         return put_at(out, axes, sums, g=group(i))
 
+    if added:
+        return _added(part, fetch, in_items, lhs, rhs)
     zeros = lax.full(spec.shape(axes, spec.out_size), 0, spec.compute_dtype)
     return loop_apart(in_groups * in_items, fetch, add, zeros, lhs, rhs)
+
+
+def _added(spec: ConvSpec, fetch: Callable[..., list[Array]], loops: int, lhs: Array, rhs: Array) -> Array:
+    """The sums of so many of the spec's items after the others: what is added to is reduced once, in the end."""
+    plain = _plain(spec)
+
+    def add(_: Any, sums: Array, slices: list[Array], *_operands: Array) -> Array:
+        return apart(lambda sums, lhs, rhs: lax.add(sums, sums_of_blocks(plain, lhs, rhs)))(sums, *slices)
+
+    zeros = lax.full(sums_shape(plain, math.prod(plain.out_size)), 0, spec.compute_dtype)
+    return _result(spec, reduced(plain, loop_apart(loops, fetch, add, zeros, lhs, rhs)))
+
+
+def _added_at_a_time(spec: ConvSpec) -> int:
+    """How many items to add at a time to sums that are not reduced in between, or 0.
+
+    They are written and read for each, but so are those that are reduced; and fewer items have no uneven blocks of rows. It
+    pays where output channels are whole vectors, and while the sums stay in a cache.
+    """
+    items = divisor(spec.in_channels, max(1, ROW_TERMS // spec.window[0]))
+    part = dataclasses.replace(spec, in_channels=items)
+    plain, size = _plain(part), spec.groups * spec.compute_dtype.itemsize
+    few = spec.in_channels < ADDED_ITEMS * items or spec.out_channels % VECTOR > 0
+    if depthwise(spec) or few or plain.lhs_layout.endswith(plain.spatial):
+        return 0
+    sums = size * sums_size(plain) * math.prod(plain.out_size)
+    slices = 2 * size * items * operands_size(plain)
+    fits = sums + slices <= TEMPORARIES * spec.bytes - math.prod(spec.out_shape) * spec.compute_dtype.itemsize
+    return items if fits and sums <= ADDED_BYTES else 0
 
 
 def _at_a_time(spec: ConvSpec) -> tuple[int, int]:
@@ -182,14 +226,20 @@ def _more_groups(spec: ConvSpec, size: Sizes) -> int:
 
 def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The sums of prepared operands, in the layout of the result."""
-    plain, kept = _plain(spec), kept_axes(_plain(spec))
+    plain = _plain(spec)
     compute = over_positions if depthwise(spec) else over_parts
-    axes = kept.replace("r", spec.spatial[:-1]).replace("k", spec.spatial[-1] if "r" in kept else spec.spatial)
 
     def sums(lhs: Array, rhs: Array) -> Array:
         return compute(plain, lhs, rhs)
 
     if not depthwise(spec) and plain.lhs_layout != spec.lhs_layout:
         sums = apart(sums)  # else XLA would only change the layouts of moved operands, and move them for each product
-    out = lax.reshape(sums(lhs, rhs), plain.shape(axes, plain.out_size))
+    return _result(spec, sums(lhs, rhs))
+
+
+def _result(spec: ConvSpec, sums: Array) -> Array:
+    """What was summed up for the operands of `_plain`, in the layout of `kept_axes`: cut, in the layout of the result."""
+    plain, kept = _plain(spec), kept_axes(_plain(spec))
+    axes = kept.replace("r", spec.spatial[:-1]).replace("k", spec.spatial[-1] if "r" in kept else spec.spatial)
+    out = lax.reshape(sums, plain.shape(axes, plain.out_size))
     return align(take(out, axes, **spatial_slices((0,) * spec.ndim, spec.out_size, (1,) * spec.ndim)), axes, spec.out_layout)
