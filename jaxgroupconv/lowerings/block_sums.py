@@ -9,12 +9,12 @@ import math
 
 from jax import Array, lax
 
-from jaxgroupconv.lowerings.geometry import align, contract, divisor, pieces, spread, take, total, without
+from jaxgroupconv.lowerings.geometry import VECTOR, align, contract, divisor, pieces, spread, take, total, without
 from jaxgroupconv.spec import ConvSpec
 
 ROW_TERMS = 8  # products added up elementwise before a reduction
 MORE_ROW_TERMS = 14  # of depthwise ones, a minor window, or wide channels; XLA does not fuse a gather with more than 15 slices
-PRODUCTS = 128  # terms times output channels: with less, LLVM unrolls the loop over these into scalars
+PRODUCTS = 128  # terms times output channels; with less, LLVM unrolls the loop over these
 STORED = 2  # products that take as long as to write a sum and to read it again
 FEW = 14  # sums that are left after the first product, and added up elementwise: another one would be one more kernel
 
@@ -31,8 +31,8 @@ def block(spec: ConvSpec) -> tuple[int, int]:
     So a depthwise one has blocks of rows before it has blocks of items.
     """
     items, height = spec.in_channels, spec.window[0]
-    wide = spec.batch * spec.out_channels > 16 * 16 or ROW_TERMS < PRODUCTS / spec.out_channels <= MORE_ROW_TERMS
-    more = depthwise(spec) or spec.lhs_layout.endswith(spec.spatial) or wide
+    wide = spec.batch * spec.out_channels > 16 * 16
+    more = depthwise(spec) or spec.lhs_layout.endswith(spec.spatial) or wide or _scalars(spec)
     most = MORE_ROW_TERMS if more else ROW_TERMS
     if depthwise(spec):
         of_rows = _even(height, most)
@@ -80,7 +80,7 @@ def sums_layout(spec: ConvSpec) -> str:
     They read the operands again for each position: best from the cache, so positions are within an item and, channel-last, a
     column. Channel-first they are rows, one at a time, and columns; those of depthwise ones are one axis too.
     """
-    axes, positions = spec.lhs_layout.replace("n", "no"), f"c{spec.spatial}"
+    axes, positions = spec.lhs_layout.replace("n", _innermost(spec)), f"c{spec.spatial}"
     if spec.lhs_layout.endswith(spec.spatial):
         return axes.replace("0", "k0" if depthwise(spec) else "rk0")
     within = axes.startswith(positions)
@@ -150,6 +150,17 @@ def reduced(spec: ConvSpec, sums: Array) -> Array:
     kept = kept_axes(spec)
     found = "".join(axis for axis in axes if axis in kept)
     return align(lax.reshape(sums, [sizes[axis] for axis in found]), found, kept)
+
+
+def _innermost(spec: ConvSpec) -> str:
+    """The order of n and o in the sums of minor channels: output channels are the vectors, if they are one, or the more."""
+    return "on" if spec.out_channels < min(VECTOR, spec.batch) and not spec.lhs_layout.endswith(spec.spatial) else "no"
+
+
+def _scalars(spec: ConvSpec) -> bool:
+    """Whether LLVM would make scalars of the loop over minor channels, with `ROW_TERMS`, and not with more."""
+    few, many = sorted((spec.batch, spec.out_channels)) if _innermost(spec) == "on" else (spec.batch, spec.out_channels)
+    return ROW_TERMS < PRODUCTS / many <= MORE_ROW_TERMS or (many == VECTOR and few % VECTOR > 0)
 
 
 def _even(number: int, at_most: int) -> int:
