@@ -101,6 +101,40 @@ def test_weight_sums_of_one_group_and_item_after_the_other(case, monkeypatch):
     assert_right(case, run("taps", case, compiled=compiled.__wrapped__))
 
 
+def channels_are_minor(spec):
+    return not depthwise(spec) and not weight_sums._plain(spec).lhs_layout.endswith(spec.spatial)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in accepted("taps") if case.spec.short_output and channels_are_minor(case.spec)], ids=str
+)
+def test_weight_sums_that_one_item_is_added_to_after_the_other(case, monkeypatch):
+    """As of six items and more of whole vectors of output channels."""
+    monkeypatch.setattr(weight_sums, "_added_at_a_time", lambda spec: 1)
+    assert_right(case, run("taps", case, compiled=compiled.__wrapped__))
+
+
+@pytest.mark.parametrize(
+    "items, channels, size, at_a_time",
+    [(8, 512, 14, 1), (32, 512, 3, 2), (4, 512, 14, 0), (8, 128, 14, 0), (8, 512, 28, 0), (8, 32, 14, 0)],
+    ids=["one", "two of a small map", "few", "no whole vectors", "too large sums", "depthwise"],
+)
+def test_items_are_added_to_weight_sums_that_stay_in_a_cache(items, channels, size, at_a_time):
+    shape = items, size, size, channels
+    padding = ((1, 1), (1, 1))
+    spec = Case("", shape, shape, batch_groups=32, padding=padding, layouts=WEIGHT_GRADIENT_NHWC).spec
+    assert weight_sums._added_at_a_time(spec) == at_a_time
+
+
+@pytest.mark.parametrize("n, o, terms", [(16, 16, 7), (8, 8, 7), (4, 8, 14), (12, 12, 14), (12, 4, 14), (4, 4, 7), (16, 4, 7)])
+def test_weight_sums_have_enough_terms_to_be_vectors(n, o, terms):
+    """The more channels are innermost, unless output channels are a vector."""
+    shapes = (1, 30, 30, 4 * n), (1, 28, 28, 4 * o)
+    spec = Case("", *shapes, batch_groups=4, layouts=WEIGHT_GRADIENT_NHWC).spec
+    assert block_sums.terms(spec) == terms
+    assert block_sums.sums_layout(spec).endswith("on" if n > o else "no")
+
+
 @pytest.mark.parametrize(
     "case", [case for case in accepted("taps") if case.spec.short_output and depthwise(case.spec)], ids=str
 )
