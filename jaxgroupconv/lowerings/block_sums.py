@@ -153,8 +153,9 @@ def reduced(spec: ConvSpec, sums: Array) -> Array:
 
 
 def _innermost(spec: ConvSpec) -> str:
-    """The order of n and o in the sums of minor channels: output channels are the vectors, if they are one, or the more."""
-    return "on" if spec.out_channels < min(VECTOR, spec.batch) and not spec.lhs_layout.endswith(spec.spatial) else "no"
+    """The order of n and o in the sums of minor channels: o, if they are a vector, or else the more. (8 would need more terms.)"""
+    more = spec.out_channels < min(VECTOR, spec.batch) and spec.batch != VECTOR
+    return "on" if more and not spec.lhs_layout.endswith(spec.spatial) else "no"
 
 
 def _scalars(spec: ConvSpec) -> bool:

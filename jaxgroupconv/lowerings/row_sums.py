@@ -139,5 +139,5 @@ def sums_of_blocks(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 def _sum(spec: ConvSpec, lhs: Array, *rhs: Array) -> Array:
     """The sums of blocks, of windows along a first axis and the blocks of `rhs`. Traced once for all columns."""
     axes, count = "k" + spec.lhs_layout, lhs.shape[0]
-    window = take(lhs, axes, **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
+    window = take(lhs, axes, g=slice(0, spec.groups), **spatial_slices((0,) * spec.ndim, spec.window, spec.rhs_dilation))
     return blocks_summed(spec, blocks(spec, window, axes, count), [*rhs], count)

@@ -79,7 +79,7 @@ def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array, repeats: int = 1) -> A
         if repeats > 1:
             lhs = lax.broadcast_in_dim(lhs, (*lhs.shape[:-1], repeats), range(lhs.ndim))
             lhs = lax.reshape(lhs, part.shape(part.lhs_layout, part.in_size))
-        return _prepared(part, lhs, rhs)
+        return _prepared(part, lhs, rhs, repeats > 1)
 
     if part == spec:
         return _sums(spec, *prepared(lhs, rhs))
@@ -189,8 +189,8 @@ def _plain(spec: ConvSpec) -> ConvSpec:
     return even_rows(plain) if copied else plain
 
 
-def _prepared(spec: ConvSpec, lhs: Array, rhs: Array) -> list[Array]:
-    """The operands of `_plain`; a depthwise one's `rhs` is converted where it is read, which needs no copy."""
+def _prepared(spec: ConvSpec, lhs: Array, rhs: Array, copied: bool = False) -> list[Array]:
+    """The operands of `_plain`, of an input that may be `copied` anyway; a depthwise one's `rhs` is converted where it is read."""
     plain, edges = _plain(spec), {}
     for axis, (size, (low, _)) in enumerate(zip(plain.in_size, spec.padding, strict=True)):
         edges[f"s{axis}"] = (low, size - low - spec.in_size[axis])
@@ -198,7 +198,7 @@ def _prepared(spec: ConvSpec, lhs: Array, rhs: Array) -> list[Array]:
     rhs = rhs if depthwise(spec) else lax.convert_element_type(rhs, spec.compute_dtype)
     lhs, rhs = align(lhs, spec.lhs_layout, plain.lhs_layout), align(rhs, spec.rhs_layout, plain.rhs_layout)
     moved, padded = plain.lhs_layout != spec.lhs_layout, plain.in_size != spec.in_size
-    if moved or padded:
+    if moved or padded or copied:
         edges |= _apart_in_cache(plain, edges)
     more = max(VECTOR, _more_groups(plain, plain.window)) if moved and depthwise(spec) else 0  # XLA moves faster what it pads
     rhs = widen(rhs, plain.rhs_layout, s0=(0, plain.window[0] - spec.window[0]), g=(0, more))
@@ -217,11 +217,11 @@ def _apart_in_cache(spec: ConvSpec, edges: dict[str, tuple[int, int]]) -> dict[s
 
 
 def _more_groups(spec: ConvSpec, size: Sizes) -> int:
-    """How many groups to add to a copy of an operand, of whose rows a depthwise sum reads as many as it has terms."""
-    if not depthwise(spec) or not spec.lhs_layout.endswith("gn"):
+    """How many groups to add to a copy of an operand of such a size, of whose rows a sum reads as many as it has terms."""
+    if not spec.lhs_layout.endswith("gn"):
         return 0
-    row = math.prod(size[1:]) * spec.groups * spec.compute_dtype.itemsize
-    return more_groups(spec.compute_dtype.itemsize, row, terms(spec))
+    group = spec.batch * spec.compute_dtype.itemsize
+    return more_groups(group, math.prod(size[1:]) * spec.groups * group, terms(spec))
 
 
 def _sums(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
