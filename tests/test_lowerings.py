@@ -126,7 +126,9 @@ def test_items_are_added_to_weight_sums_that_stay_in_a_cache(items, channels, si
     assert weight_sums._added_at_a_time(spec) == at_a_time
 
 
-@pytest.mark.parametrize("n, o, terms", [(16, 16, 7), (8, 8, 7), (4, 8, 14), (12, 12, 14), (12, 4, 14), (4, 4, 7), (16, 4, 7), (8, 4, 7)])
+@pytest.mark.parametrize(
+    "n, o, terms", [(16, 16, 7), (8, 8, 7), (4, 8, 14), (12, 12, 14), (12, 4, 14), (4, 4, 7), (16, 4, 7), (8, 4, 7)]
+)
 def test_weight_sums_have_enough_terms_to_be_vectors(n, o, terms):
     """The more channels are innermost, unless output channels are a vector."""
     shapes = (1, 30, 30, 4 * n), (1, 28, 28, 4 * o)

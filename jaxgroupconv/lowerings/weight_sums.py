@@ -190,7 +190,7 @@ def _plain(spec: ConvSpec) -> ConvSpec:
 
 
 def _prepared(spec: ConvSpec, lhs: Array, rhs: Array, copied: bool = False) -> list[Array]:
-    """The operands of `_plain`, of an input that may be `copied` anyway; a depthwise one's `rhs` is converted where it is read."""
+    """The operands of `_plain`, the input `copied` anyway or not; a depthwise one's `rhs` is converted where it is read."""
     plain, edges = _plain(spec), {}
     for axis, (size, (low, _)) in enumerate(zip(plain.in_size, spec.padding, strict=True)):
         edges[f"s{axis}"] = (low, size - low - spec.in_size[axis])
