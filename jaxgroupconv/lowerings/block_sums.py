@@ -153,7 +153,7 @@ def reduced(spec: ConvSpec, sums: Array) -> Array:
 
 
 def _innermost(spec: ConvSpec) -> str:
-    """The order of n and o in the sums of minor channels: o, if they are a vector, or else the more; 8 would need more terms."""
+    """The order of n and o in the sums of minor channels: o, if they are a vector, or the more; 8 would need more terms."""
     more = spec.out_channels < min(VECTOR, spec.batch) and spec.batch != VECTOR
     return "on" if more and not spec.lhs_layout.endswith(spec.spatial) else "no"
 
