@@ -329,6 +329,14 @@ CASES = (
         padding=((2, 2), (2, 2)),
         layouts=WEIGHT_GRADIENT_NHWC,
     ),
+    Case(
+        "weight gradient of six channels, filled up to eight, channel-last",
+        (3, 28, 6, 12),
+        (3, 28, 5, 12),
+        batch_groups=2,
+        padding=((1, 1), (0, 1)),
+        layouts=WEIGHT_GRADIENT_NHWC,
+    ),
     Case("weight gradient, channel-last", (3, 8, 8, 6), (3, 6, 6, 9), batch_groups=3, layouts=WEIGHT_GRADIENT_NHWC),
     Case("weight gradient, depthwise, channel-last", (3, 8, 9, 5), (3, 7, 7, 5), batch_groups=5, layouts=WEIGHT_GRADIENT_NHWC),
     Case(

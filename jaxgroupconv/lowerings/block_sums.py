@@ -13,7 +13,8 @@ from jaxgroupconv.lowerings.geometry import VECTOR, align, contract, divisor, pi
 from jaxgroupconv.spec import ConvSpec
 
 ROW_TERMS = 8  # products added up elementwise before a reduction
-MORE_ROW_TERMS = 14  # of depthwise ones, a minor window, or wide channels; XLA does not fuse a gather with more than 15 slices
+WINDOW_TERMS = 10  # the same along a minor window
+MORE_ROW_TERMS = 14  # of depthwise ones, or wide channels; XLA does not fuse a gather with more than 15 slices
 PRODUCTS = 128  # terms times output channels; with less, LLVM unrolls the loop over these
 STORED = 2  # products that take as long as to write a sum and to read it again
 FEW = 14  # sums that are left after the first product, and added up elementwise: another one would be one more kernel
@@ -32,11 +33,13 @@ def block(spec: ConvSpec) -> tuple[int, int]:
     """
     items, height = spec.in_channels, spec.window[0]
     wide = spec.batch * spec.out_channels > 16 * 16
-    more = depthwise(spec) or spec.lhs_layout.endswith(spec.spatial) or wide or _scalars(spec)
-    most = MORE_ROW_TERMS if more else ROW_TERMS
+    more, minor = depthwise(spec) or wide or _scalars(spec), spec.lhs_layout.endswith(spec.spatial)
+    most = MORE_ROW_TERMS if more else WINDOW_TERMS if minor else ROW_TERMS
     if depthwise(spec):
         of_rows = _even(height, most)
         of_items = divisor(items, max(1, most // of_rows))
+    elif _scalars(spec):
+        of_items, of_rows = _most(items, height, most)
     else:
         of_items = divisor(items, most)
         of_rows = _even(height, max(1, most // of_items))
@@ -80,11 +83,21 @@ def sums_layout(spec: ConvSpec) -> str:
     They read the operands again for each position: best from the cache, so positions are within an item and, channel-last, a
     column. Channel-first they are rows, one at a time, and columns; those of depthwise ones are one axis too.
     """
-    axes, positions = spec.lhs_layout.replace("n", _innermost(spec)), f"c{spec.spatial}"
+    axes, positions = spec.lhs_layout.replace("n", innermost(spec)), f"c{spec.spatial}"
     if spec.lhs_layout.endswith(spec.spatial):
         return axes.replace("0", "k0" if depthwise(spec) else "rk0")
     within = axes.startswith(positions)
     return f"{positions}k{axes.removeprefix(positions)}" if within else f"k{axes}"
+
+
+def innermost(spec: ConvSpec) -> str:
+    """The order of n and o in the sums of minor channels: of which LLVM makes vectors, as measured.
+
+    That is o; or n, if that is more than o, which are less than a vector, or no whole vectors, where o are one.
+    """
+    n, o = spec.batch, spec.out_channels
+    swapped = (o < min(VECTOR, n) and n != VECTOR) or (o == VECTOR and n % VECTOR > 0)
+    return "on" if swapped and n > 1 and not spec.lhs_layout.endswith(spec.spatial) else "no"
 
 
 def kept_axes(spec: ConvSpec) -> str:
@@ -152,16 +165,18 @@ def reduced(spec: ConvSpec, sums: Array) -> Array:
     return align(lax.reshape(sums, [sizes[axis] for axis in found]), found, kept)
 
 
-def _innermost(spec: ConvSpec) -> str:
-    """The order of n and o in the sums of minor channels: o, if they are a vector, or the more; 8 would need more terms."""
-    more = spec.out_channels < min(VECTOR, spec.batch) and spec.batch != VECTOR
-    return "on" if more and not spec.lhs_layout.endswith(spec.spatial) else "no"
-
-
 def _scalars(spec: ConvSpec) -> bool:
     """Whether LLVM would make scalars of the loop over minor channels, with `ROW_TERMS`, and not with more."""
-    few, many = sorted((spec.batch, spec.out_channels)) if _innermost(spec) == "on" else (spec.batch, spec.out_channels)
+    if spec.lhs_layout.endswith(spec.spatial):
+        return False
+    few, many = sorted((spec.batch, spec.out_channels)) if innermost(spec) == "on" else (spec.batch, spec.out_channels)
     return ROW_TERMS < PRODUCTS / many <= MORE_ROW_TERMS or (many == VECTOR and few % VECTOR > 0)
+
+
+def _most(items: int, height: int, at_most: int) -> tuple[int, int]:
+    """How many blocks of items and of rows are the most together, and of as few items as that takes."""
+    parts = [(i, -(-height // -(-height // (at_most // i)))) for i in range(1, min(items, at_most) + 1) if items % i == 0]
+    return max(parts, key=math.prod)
 
 
 def _even(number: int, at_most: int) -> int:

@@ -16,6 +16,7 @@ from jaxgroupconv.lowerings.block_sums import (
     ROW_TERMS,
     depthwise,
     even_rows,
+    innermost,
     kept_axes,
     operands_size,
     reduced,
@@ -123,7 +124,7 @@ def _added_at_a_time(spec: ConvSpec) -> int:
     items = divisor(spec.in_channels, max(1, ROW_TERMS // spec.window[0]))
     part = dataclasses.replace(spec, in_channels=items)
     plain, size = _plain(part), spec.groups * spec.compute_dtype.itemsize
-    few = spec.in_channels < ADDED_ITEMS * items or spec.out_channels % VECTOR > 0
+    few = spec.in_channels < ADDED_ITEMS * items or plain.out_channels % VECTOR > 0
     if depthwise(spec) or few or plain.lhs_layout.endswith(plain.spatial):
         return 0
     sums = size * sums_size(plain) * math.prod(plain.out_size)
@@ -142,7 +143,8 @@ def _at_a_time(spec: ConvSpec) -> tuple[int, int]:
     loop, converted = items < spec.in_channels, spec.lhs_dtype != spec.compute_dtype
     moved = loop or plain.lhs_layout != spec.lhs_layout
     copied = items * lhs * (moved or converted or plain.in_size != spec.in_size)
-    copied += items * rhs * (moved or (converted and not depthwise(spec)) or plain.window != spec.window)
+    filled = plain.window != spec.window or plain.out_channels != spec.out_channels
+    copied += items * rhs * (moved or (converted and not depthwise(spec)) or filled)
     needed = copied + _sums_at_a_time(some) + result
     fits = size * needed <= max(SMALL_BYTES, TEMPORARIES * spec.bytes)
     paged = depthwise(spec) and size * needed > PAGED_BYTES
@@ -184,9 +186,15 @@ def _plain(spec: ConvSpec) -> ConvSpec:
         lhs = f"c{spec.spatial}gn"
     plain = dataclasses.replace(unpadded(spec), lhs_layout=lhs, rhs_layout=lhs.replace("n", "o"))
     if not depthwise(spec):
-        return even_parts(even_rows(plain))
+        return even_parts(even_rows(_filled(plain)))
     copied = transposed(spec) or math.prod(spec.rhs_shape) * spec.rhs_dtype.itemsize <= COPIED_BYTES
     return even_rows(plain) if copied else plain
+
+
+def _filled(spec: ConvSpec) -> ConvSpec:
+    """The same with 8 minor output channels, if it has 5 to 7, which are no vector."""
+    thin = VECTOR // 2 < spec.out_channels < VECTOR and not spec.lhs_layout.endswith(spec.spatial)
+    return dataclasses.replace(spec, out_channels=VECTOR) if thin and innermost(spec) == "no" else spec
 
 
 def _prepared(spec: ConvSpec, lhs: Array, rhs: Array, copied: bool = False) -> list[Array]:
@@ -201,7 +209,8 @@ def _prepared(spec: ConvSpec, lhs: Array, rhs: Array, copied: bool = False) -> l
     if moved or padded or copied:
         edges |= _apart_in_cache(plain, edges)
     more = max(VECTOR, _more_groups(plain, plain.window)) if moved and depthwise(spec) else 0  # XLA moves faster what it pads
-    rhs = widen(rhs, plain.rhs_layout, s0=(0, plain.window[0] - spec.window[0]), g=(0, more))
+    filled = plain.out_channels - spec.out_channels
+    rhs = widen(rhs, plain.rhs_layout, s0=(0, plain.window[0] - spec.window[0]), g=(0, more), o=(0, filled))
     return [widen(lhs, plain.lhs_layout, **edges), rhs]
 
 
@@ -242,4 +251,5 @@ def _result(spec: ConvSpec, sums: Array) -> Array:
     plain, kept = _plain(spec), kept_axes(_plain(spec))
     axes = kept.replace("r", spec.spatial[:-1]).replace("k", spec.spatial[-1] if "r" in kept else spec.spatial)
     out = lax.reshape(sums, plain.shape(axes, plain.out_size))
-    return align(take(out, axes, **spatial_slices((0,) * spec.ndim, spec.out_size, (1,) * spec.ndim)), axes, spec.out_layout)
+    here = spatial_slices((0,) * spec.ndim, spec.out_size, (1,) * spec.ndim)
+    return align(take(out, axes, o=slice(0, spec.out_channels), **here), axes, spec.out_layout)
