@@ -15,7 +15,7 @@ from jaxgroupconv.spec import ConvSpec
 ROW_TERMS = 8  # products added up elementwise before a reduction
 WINDOW_TERMS = 10  # the same along a minor window
 MORE_ROW_TERMS = 14  # of depthwise ones, or wide channels; XLA does not fuse a gather with more than 15 slices
-PRODUCTS = 128  # terms times output channels; with less, LLVM unrolls the loop over these
+PRODUCTS = 128  # terms times innermost channels; with less, LLVM unrolls the loop over these
 STORED = 2  # products that take as long as to write a sum and to read it again
 FEW = 14  # sums that are left after the first product, and added up elementwise: another one would be one more kernel
 
@@ -32,13 +32,13 @@ def block(spec: ConvSpec) -> tuple[int, int]:
     So a depthwise one has blocks of rows before it has blocks of items.
     """
     items, height = spec.in_channels, spec.window[0]
-    wide = spec.batch * spec.out_channels > 16 * 16
-    more, minor = depthwise(spec) or wide or _scalars(spec), spec.lhs_layout.endswith(spec.spatial)
-    most = MORE_ROW_TERMS if more else WINDOW_TERMS if minor else ROW_TERMS
+    wide, scalars = spec.batch * spec.out_channels > 16 * 16, _scalars(spec)
+    least = WINDOW_TERMS if spec.lhs_layout.endswith(spec.spatial) else ROW_TERMS
+    most = MORE_ROW_TERMS if depthwise(spec) or wide or scalars else least
     if depthwise(spec):
         of_rows = _even(height, most)
         of_items = divisor(items, max(1, most // of_rows))
-    elif _scalars(spec):
+    elif scalars:
         of_items, of_rows = _most(items, height, most)
     else:
         of_items = divisor(items, most)

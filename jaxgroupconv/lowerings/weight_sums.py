@@ -94,12 +94,13 @@ def _over_outputs(spec: ConvSpec, lhs: Array, rhs: Array, repeats: int = 1) -> A
     def group(i: Any) -> Any:
         return lax.mul(lax.div(i, np.int32(in_items)), np.int32(groups))
 
+    if added:
+        return _added(part, fetch, in_items, lhs, rhs)
+
     def add(i: Any, out: Array, slices: list[Array], *_operands: Array) -> Array:
         sums = lax.add(take_at(out, axes, g=(group(i), groups)), _sums(part, *slices))
         return put_at(out, axes, sums, g=group(i))
 
-    if added:
-        return _added(part, fetch, in_items, lhs, rhs)
     zeros = lax.full(spec.shape(axes, spec.out_size), 0, spec.compute_dtype)
     return loop_apart(in_groups * in_items, fetch, add, zeros, lhs, rhs)
 
