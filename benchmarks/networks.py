@@ -34,7 +34,9 @@ MODES = ("inference", "gradient")  # in this order: training moves the statistic
 RESULTS = pathlib.Path(__file__).with_name("results")
 CLASSES = 1000
 SWITCHES = {"jgc": "enable", "lax": "disable"}
-COMPILED = 4  # times from nothing, by turns, of which the fastest counts; the first time, Keras and JAX load what they need
+# How often a program is compiled from nothing, by turns, of which the fastest counts, and for how long that goes on. The first
+# time, Keras and JAX load what they need.
+COMPILED, COMPILING = (4, 16), 30.0
 # Of the norm of all values. Rounding that moves one activation across a ReLU's kink changes a gradient by a part in a hundred.
 TOLERANCES = {"inference": 1e-3, "gradient": 5e-2}
 
@@ -198,7 +200,10 @@ def _compiled(
     arguments = (trainable, state, jnp.asarray(x), jnp.asarray(labels, jnp.int32))
     program = jax.grad(loss, has_aux=True) if mode == "gradient" else inference
     compiled, facts = {}, {candidate: {"compile_s": float("inf")} for candidate in SWITCHES}
-    for turn in range(COMPILED):
+    begun, (least, most) = time.perf_counter(), COMPILED
+    for turn in range(most):
+        if turn >= least and time.perf_counter() - begun > COMPILING:
+            break
         for candidate in SWITCHES if turn % 2 else reversed(SWITCHES):
             getattr(jgc, SWITCHES[candidate])()
             jax.clear_caches()

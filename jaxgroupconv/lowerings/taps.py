@@ -29,6 +29,7 @@ REGION_TERMS, REGION_BYTES = 8, 1 << 20  # most terms and least input for which 
 MAX_ROW_TERMS = 128  # of one kernel row, which is never split
 MAX_PHASES = 4  # of a dilated input, each of which is compiled on its own; more only with
 MAX_PHASE_TERMS = 256  # terms in all of them together
+FEW_RESULTS = 32  # of a depthwise channel, for which a copied kernel is read too seldom
 PHASE_TERMS, PHASE_COLUMNS = 6, 28  # least terms of a phase, and columns of all, that are interleaved once they are computed
 
 
@@ -188,9 +189,10 @@ def _by_region(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
 def _spaced(spec: ConvSpec, lhs: Array, rhs: Array, positions: int, terms: int) -> tuple[Array, Array]:
     """The padded input, and the kernel, of which a sum reads so many positions and terms at a time.
 
-    What is not padded otherwise is copied for it, if many read it, and apart: XLA would drop groups that are cut off again.
+    What is not padded otherwise is copied for it, if it is read often, and apart: XLA would drop groups that are cut off again.
     """
-    padded, of_kernel = any(map(any, spec.padding)), _more_groups(spec, rhs, spec.rhs_layout, terms)
+    padded, few = any(map(any, spec.padding)), spec.in_channels == 1 and spec.batch * math.prod(spec.out_size) < FEW_RESULTS
+    of_kernel = 0 if few else _more_groups(spec, rhs, spec.rhs_layout, terms)
     more = _more_groups(spec, lhs, spec.lhs_layout, positions) if padded or positions > OPEN_TERMS else 0
 
     def add_groups(lhs: Array) -> Array:
