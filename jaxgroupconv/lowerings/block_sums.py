@@ -33,8 +33,9 @@ def block(spec: ConvSpec) -> tuple[int, int]:
     """
     items, height = spec.in_channels, spec.window[0]
     wide, scalars = spec.batch * spec.out_channels > 16 * 16, _scalars(spec)
-    least = WINDOW_TERMS if spec.lhs_layout.endswith(spec.spatial) else ROW_TERMS
-    most = MORE_ROW_TERMS if depthwise(spec) or wide or scalars else least
+    most = WINDOW_TERMS if spec.lhs_layout.endswith(spec.spatial) else ROW_TERMS
+    if depthwise(spec) or wide or scalars:
+        most = MORE_ROW_TERMS
     if depthwise(spec):
         of_rows = _even(height, most)
         of_items = divisor(items, max(1, most // of_rows))
