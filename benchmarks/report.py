@@ -307,7 +307,9 @@ def _by_kind(data: dict[str, Any], statistic: str) -> list[str]:
     lines = ["| class | " + " | ".join(f"{name} {mode}" for name in columns for mode in MODES) + " |", "|---" * 13 + "|"]
     for kind in dict.fromkeys(m["row"]["kind"] for m in data["measurements"]):
         here = [m for m in data["measurements"] if m["row"]["kind"] == kind]
-        means = [geometric_mean(x for m in here if m["mode"] == mode and (x := of(m))) for of in columns.values() for mode in MODES]
+        means = [
+            geometric_mean(x for m in here if m["mode"] == mode and (x := of(m))) for of in columns.values() for mode in MODES
+        ]
         lines.append(f"| {kind} | " + " | ".join("–" if math.isnan(mean) else f"{mean:.3g}" for mean in means) + " |")
     return lines
 

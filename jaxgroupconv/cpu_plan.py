@@ -1,4 +1,4 @@
-"""The decision list for CPUs: which convolutions each lowering is fastest at, as measured (docs/performance.md).
+"""The decision list for CPUs: which convolutions each lowering is fastest at, as measured (docs/bounds.md).
 
 That for weight gradients is `weight_plan.py`.
 """

@@ -1,4 +1,4 @@
-"""The decision list for weight gradients on CPUs: which of them each lowering is fastest at, as measured (docs/performance.md).
+"""The decision list for weight gradients on CPUs: which of them each lowering is fastest at, as measured (docs/bounds.md).
 
 Here `in_channels` are the items of the batch, `batch` and `out_channels` the input and output channels of a group.
 """

@@ -6,6 +6,7 @@ vector loop, and a product with ones is one too.
 
 import dataclasses
 import math
+from typing import Any
 
 from jax import Array, lax
 
@@ -17,6 +18,7 @@ WINDOW_TERMS = 10  # the same along a minor window
 MORE_ROW_TERMS = 14  # of depthwise ones, or wide channels; XLA does not fuse a gather with more than 15 slices
 PRODUCTS = 128  # terms times innermost channels; with less, LLVM unrolls the loop over these
 STORED = 2  # products that take as long as to write a sum and to read it again
+TWICE = 2  # rows of ones: of one, XLA would write a kernel for each product anew, and compile each
 FEW = 14  # sums that are left after the first product, and added up elementwise: another one would be one more kernel
 
 
@@ -154,13 +156,17 @@ def reduced(spec: ConvSpec, sums: Array) -> Array:
         steps = [(spec.spatial, ""), *[("c", "")] * (sizes["c"] > 1)]
     else:
         steps = [("".join(axis for axis in axes if axis in "c" + spec.spatial), "k" if axes.startswith("k") else "")]
+    options: Any = {"merge": depthwise(spec), "precision": lax.Precision.HIGHEST}
     for i, (summed, batch) in enumerate(steps):
         if i > 0 and sizes[summed] <= FEW:
             sums, sizes[summed] = total(pieces(sums, axes, summed)), 1
-        else:  # the summed axes come last in the first operand, or else first in the second
+        elif axes.endswith(summed):  # the summed axes come last in the first operand, or else first in the second
             ones = lax.full([sizes[axis] for axis in batch + summed], 1, sums.dtype)
-            operands = (sums, axes, ones, batch + summed) if axes.endswith(summed) else (ones, batch + summed, sums, axes)
-            sums, axes = contract(*operands, batch=batch, merge=depthwise(spec), precision=lax.Precision.HIGHEST)
+            sums, axes = contract(sums, axes, ones, batch + summed, batch=batch, **options)
+        else:
+            ones = lax.full([*(sizes[axis] for axis in batch), TWICE, *(sizes[axis] for axis in summed)], 1, sums.dtype)
+            sums, axes = contract(ones, f"{batch}x{summed}", sums, axes, batch=batch, **options)
+            sums, axes = lax.squeeze(take(sums, axes, x=0), [axes.index("x")]), axes.replace("x", "")
     kept = kept_axes(spec)
     found = "".join(axis for axis in axes if axis in kept)
     return align(lax.reshape(sums, [sizes[axis] for axis in found]), found, kept)

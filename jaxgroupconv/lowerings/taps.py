@@ -60,6 +60,8 @@ def _lower(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
     if any(d > 1 for d in spec.lhs_dilation):
         many = spec.in_channels * math.prod(spec.window) >= PHASE_TERMS * spec.phases
         columns_apart = alone and many and spec.out_size[-1] >= PHASE_COLUMNS
+        if alone and _scattered(spec):  # once for all phases
+            spec, rhs = dataclasses.replace(spec, rhs_layout=_like_result(spec)[1]), _moved(_kernel(spec, rhs))
         return by_phase(functools.partial(_lower, alone=alone), spec, lhs, rhs, columns_apart)
     if alone and (swapped := _swapped(spec)) is not None:
         return backwards(spec, _lower(*crop(swapped, rhs), lhs, alone))
@@ -100,15 +102,15 @@ def _swapped(spec: ConvSpec) -> ConvSpec | None:
 def _over_taps(spec: ConvSpec, lhs: Array, rhs: Array, alone: bool) -> Array:
     """All taps in one sum, or one for each region of the output, or a loop over some rows of the kernel and some channels."""
     terms = spec.in_channels * math.prod(spec.window)
-    scattered = spec.in_channels > 1 and spec.out_layout.endswith("o") and not spec.rhs_layout.endswith("o")  # as in gradients
-    spec, lhs, rhs = _like_result(spec, lhs, rhs)
-    rhs = lax.optimization_barrier(lax.convert_element_type(rhs, spec.compute_dtype))
+    scattered, (x_axes, w_axes) = _scattered(spec), _like_result(spec)
+    lhs, rhs = align(lhs, spec.lhs_layout, x_axes), _kernel(spec, rhs)
+    spec = dataclasses.replace(spec, lhs_layout=x_axes, rhs_layout=w_axes)
     if terms > (MAX_TERMS_IN_PARTS if alone and in_cache(spec) else MAX_TERMS):
         return _in_loop(spec, lhs, rhs, alone)
     lhs = lax.convert_element_type(lhs, spec.compute_dtype)
     if _borders_apart(spec, lhs):
         return _by_region(spec, lhs, rhs, alone)
-    rhs = lax.reshape(apart(_flat)(rhs), rhs.shape) if scattered and alone else rhs
+    rhs = _moved(rhs) if scattered and alone else rhs
     compute = in_parts if terms > OPEN_TERMS else sum_of_taps
     return compute(spec, *_spaced(spec, lhs, rhs, math.prod(spec.window), terms), alone=alone)
 
@@ -154,9 +156,24 @@ def _whole_vectors(spec: ConvSpec) -> ConvSpec:
     return dataclasses.replace(spec, padding=(*spec.padding[:-1], (low, high + VECTOR - columns % VECTOR)))
 
 
-def _flat(kernel: Array) -> Array:
-    """The kernel in one axis, which has one layout only: of more, XLA would change the layout, and move them for each term."""
-    return lax.reshape(kernel, [kernel.size])
+def _scattered(spec: ConvSpec) -> bool:
+    """Whether the output channels, minor in the result, lie apart in the kernel, as in gradients."""
+    return spec.in_channels > 1 and spec.out_layout.endswith("o") and not spec.rhs_layout.endswith("o")
+
+
+def _kernel(spec: ConvSpec, rhs: Array) -> Array:
+    """The kernel in the dtype of the sums and with the axes of the result."""
+    rhs = align(rhs, spec.rhs_layout, _like_result(spec)[1])
+    return lax.optimization_barrier(lax.convert_element_type(rhs, spec.compute_dtype))
+
+
+def _moved(kernel: Array) -> Array:
+    """The kernel, moved to where its axes are, by way of one axis: of more XLA would change the layout, and move each term."""
+
+    def flat(kernel: Array) -> Array:
+        return lax.reshape(kernel, [kernel.size])
+
+    return lax.reshape(apart(flat)(kernel), kernel.shape)
 
 
 def _borders_apart(spec: ConvSpec, lhs: Array) -> bool:
@@ -212,9 +229,6 @@ def _more_groups(spec: ConvSpec, array: Array, axes: str, lines: int) -> int:
     return more_groups(pitch // spec.groups, pitch, lines) if "g" in axes[after:] else 0
 
 
-def _like_result(spec: ConvSpec, lhs: Array, rhs: Array) -> tuple[ConvSpec, Array, Array]:
-    """Gives both operands the axes of the result in its order: the input with c in place of o, the kernel with c for n."""
-    relaid = dataclasses.replace(
-        spec, lhs_layout=spec.out_layout.replace("o", "c"), rhs_layout=spec.out_layout.replace("n", "c")
-    )
-    return relaid, align(lhs, spec.lhs_layout, relaid.lhs_layout), align(rhs, spec.rhs_layout, relaid.rhs_layout)
+def _like_result(spec: ConvSpec) -> tuple[str, str]:
+    """The axes of the result, in its order, for both operands: the input with c in place of o, the kernel with c for n."""
+    return spec.out_layout.replace("o", "c"), spec.out_layout.replace("n", "c")
