@@ -20,6 +20,7 @@ from jaxgroupconv.weight_plan import LARGE_BYTES, WIDE, is_sparse
 LARGE = 225  # kernel elements, from which on a depthwise sum is worth moving
 MOVED = 1 << 20  # elements, up to which a strided one is
 LEAST = 5 * 10**5  # operations, from which on a call's some ten microseconds, and that nothing is fused to it, are paid for
+DENSE_STRIDED = 5 * 10**6  # the same of a strided kernel of size one, whose product would be of a copy
 DENSE_POINTWISE = 2 * 10**7  # the same beside XLA's product
 DENSE_DILATED = 5 * 10**7  # the same of a dense dilated input's phases
 MANY, MORE = 400, 2000  # positions of all items of a dense weight gradient; unstrided, of more than 9 kernel elements
@@ -65,6 +66,13 @@ def _of_images(spec: ConvSpec) -> bool:
 def _pointwise(spec: ConvSpec) -> bool:
     least = min(spec.in_channels, spec.out_channels)
     return spec.groups > 1 and math.prod(spec.window) == 1 and least >= 8 and spec.channel_last and _plain(spec)
+
+
+def _dense_pointwise_strided(spec: ConvSpec) -> bool:
+    """One group's kernel of size one whose product would be of a copy, and that is not large beside it."""
+    many = spec.batch * math.prod(spec.out_size) >= 2 * spec.in_channels and spec.flops >= DENSE_STRIDED
+    single = spec.groups == math.prod(spec.window) == 1
+    return single and spec.channel_last and is_strided(spec) and many and _plain(spec)
 
 
 def _dense_pointwise_gradient(spec: ConvSpec) -> bool:
@@ -156,6 +164,12 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         f"in, 32 out and {FEW_TERMS} terms, of which lax's patches are better: oneDNN's kernel",
     ),
     (_pointwise, "onednn", "a kernel of size one, channel-last, groups of at least 8 channels in and out: oneDNN's kernel"),
+    (
+        _dense_pointwise_strided,
+        "onednn",
+        f"a strided 1x1 kernel of one group, channel-last, of {DENSE_STRIDED} operations, and twice as many positions as "
+        "input channels: oneDNN's kernel",
+    ),
     (
         _dense_pointwise_gradient,
         "onednn",

@@ -58,12 +58,12 @@ def test_it_is_there_with_a_jaxlib_that_was_tried():
 
 @called
 @pytest.mark.parametrize("dilation", [1, 2])
-def test_the_phases_of_a_dilated_input_are_kept_apart_from_what_uses_them(dilation):
+def test_its_calls_one_for_each_phase_of_a_dilated_input_are_kept_apart_from_what_uses_them(dilation):
     case = Case("", (1, 9, 9, 96), (3, 3, 32, 96), groups=3, lhs_dilation=(dilation, dilation), layouts=NHWC)
     with jgc.accelerate("onednn"):
         program = text(lambda x, w: jax.nn.relu(lax.conv_general_dilated(x, w, **case.params)), *case.arrays())
     assert program.count(CALL) == dilation**2
-    assert ('inlineable = "false"' in program) == (dilation > 1)
+    assert 'inlineable = "false"' in program
 
 
 @called

@@ -18,7 +18,7 @@ WINDOW_TERMS = 10  # the same along a minor window
 MORE_ROW_TERMS = 14  # of depthwise ones, or wide channels; XLA does not fuse a gather with more than 15 slices
 PRODUCTS = 128  # terms times innermost channels; with less, LLVM unrolls the loop over these
 STORED = 2  # products that take as long as to write a sum and to read it again
-TWICE = 2  # rows of ones: of one, XLA would write a kernel for each product anew, and compile each
+TWICE = 2  # rows of ones, minor channels: of one, XLA would write a kernel for each product anew, and compile each
 FEW = 14  # sums that are left after the first product, and added up elementwise: another one would be one more kernel
 
 
@@ -150,26 +150,50 @@ def blocks_summed(spec: ConvSpec, windows: list[Array], rhs: list[Array], positi
 
 def reduced(spec: ConvSpec, sums: Array) -> Array:
     """The sums of blocks summed up, in the layout of `kept_axes`. Axes that devices may share out are not merged."""
+    return once(spec, multiplied(spec, sums))
+
+
+def multiplied(spec: ConvSpec, sums: Array) -> Array:
+    """The same as products with ones, in the layout of `_multiplied_axes`; what takes them once (`once`) may be elsewhere."""
     axes = sums_layout(spec)
-    sums, sizes = lax.optimization_barrier(sums), dict(zip(axes, sums.shape, strict=True))
-    if axes.endswith(spec.spatial):
-        steps = [(spec.spatial, ""), *[("c", "")] * (sizes["c"] > 1)]
-    else:
-        steps = [("".join(axis for axis in axes if axis in "c" + spec.spatial), "k" if axes.startswith("k") else "")]
+    sums, sizes = lax.optimization_barrier(sums), dict(zip(axes, sums.shape, strict=True)) | {"x": TWICE}
     options: Any = {"merge": depthwise(spec), "precision": lax.Precision.HIGHEST}
-    for i, (summed, batch) in enumerate(steps):
-        if i > 0 and sizes[summed] <= FEW:
-            sums, sizes[summed] = total(pieces(sums, axes, summed)), 1
-        elif axes.endswith(summed):  # the summed axes come last in the first operand, or else first in the second
-            ones = lax.full([sizes[axis] for axis in batch + summed], 1, sums.dtype)
-            sums, axes = contract(sums, axes, ones, batch + summed, batch=batch, **options)
-        else:
-            ones = lax.full([*(sizes[axis] for axis in batch), TWICE, *(sizes[axis] for axis in summed)], 1, sums.dtype)
-            sums, axes = contract(ones, f"{batch}x{summed}", sums, axes, batch=batch, **options)
-            sums, axes = lax.squeeze(take(sums, axes, x=0), [axes.index("x")]), axes.replace("x", "")
-    kept = kept_axes(spec)
-    found = "".join(axis for axis in axes if axis in kept)
-    return align(lax.reshape(sums, [sizes[axis] for axis in found]), found, kept)
+
+    def ones(letters: str) -> Array:
+        return lax.full([sizes[axis] for axis in letters], 1, sums.dtype)
+
+    if not axes.endswith(spec.spatial):
+        batch, summed = "k" if axes.startswith("k") else "", "".join(axis for axis in axes if axis in "c" + spec.spatial)
+        sums, axes = contract(ones(f"{batch}x{summed}"), f"{batch}x{summed}", sums, axes, batch=batch, **options)
+        return _aligned(sums, axes, _multiplied_axes(spec), sizes)
+    sums, axes = contract(sums, axes, ones(spec.spatial), spec.spatial, **options)
+    if 1 < sizes["c"] <= FEW:
+        sums, sizes["c"] = total(pieces(sums, axes, "c")), 1
+    elif sizes["c"] > 1:
+        sums, axes = contract(ones("c"), "c", sums, axes, **options)
+    return _aligned(sums, axes, _multiplied_axes(spec), sizes)
+
+
+def once(spec: ConvSpec, products: Array) -> Array:
+    """One of each that `multiplied` gives twice, in the layout of `kept_axes`."""
+    axes, kept = _multiplied_axes(spec), kept_axes(spec)
+    if "x" in axes:
+        products, axes = lax.squeeze(take(products, axes, x=0), [axes.index("x")]), axes.replace("x", "")
+    return align(products, axes, kept)
+
+
+def _multiplied_axes(spec: ConvSpec) -> str:
+    """The layout of the products with ones: channel-last there are two of each, along x, lest XLA write a kernel for each."""
+    axes, kept = sums_layout(spec), kept_axes(spec)
+    if axes.endswith(spec.spatial):
+        return kept
+    return f"kx{kept.replace('k', '')}" if axes.startswith("k") else f"x{kept}"
+
+
+def _aligned(sums: Array, axes: str, target: str, sizes: dict[str, int]) -> Array:
+    """Sums with these axes, some of which may be merged or of length one, in a layout."""
+    found = "".join(axis for axis in axes if axis in target)
+    return align(lax.reshape(sums, [sizes[axis] for axis in found]), found, target)
 
 
 def _scalars(spec: ConvSpec) -> bool:

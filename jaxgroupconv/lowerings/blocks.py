@@ -35,8 +35,7 @@ def in_blocks(lowering: Any, spec: ConvSpec, lhs: Array, rhs: Array, devices: in
       NotImplementedError: the lowering refuses the spec.
     """
     count = next((count for count in range(devices, 1, -1) if devices % count == 0 and _divides(spec, count)), 1)
-    blocked = _blocked(spec, count)
-    if count == 1 or lowering.why_not(blocked) is not None:
+    if count == 1 or lowering.why_not(blocked := _blocked(spec, count)) is not None:
         return lowering.lower(spec, lhs, rhs, shared=devices > 1)
     out = lowering.lower(blocked, _with_neighbours(spec, lhs, count), rhs.reshape(blocked.rhs_shape), shared=True)
     return out.reshape(spec.out_shape)

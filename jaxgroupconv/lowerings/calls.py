@@ -25,10 +25,11 @@ _INLINED = "inlineable"  # XLA's attribute of calls
 
 
 def worthwhile(name: str, spec: ConvSpec) -> bool:
-    """Whether a lowering is better kept apart: patches, phases of calls, and all but a short depthwise sum and its gradient.
+    """Whether a lowering is better kept apart: calls of kernels, patches, and all but a short depthwise sum and its gradient.
 
-    Sums over channels, one after the other, would multiply what each computes again. Nothing is fused to lax's convolutions.
-    Phases are interleaved by a branch for each, and LLVM takes half a second for what is fused to such branches.
+    Sums over channels, one after the other, would multiply what each computes again. Nothing is fused to calls of kernels, but
+    what uses a product that is kept apart and what uses such a call are the same kernel then, compiled once; and phases are
+    interleaved by a branch for each, for which LLVM takes half a second together with what is fused to these.
     A weight gradient keeps its sums apart, but not, channel-last, the padded input: XLA sees that it is the sum's own, whose
     operand then need not be stored without its padding. (Not that of a narrow dtype, which would be stored as a wide one.)
     """
@@ -37,7 +38,7 @@ def worthwhile(name: str, spec: ConvSpec) -> bool:
         short = shares and depthwise(spec) and math.prod(spec.out_size) <= OPEN_TERMS
     else:
         short = spec.in_channels == spec.out_channels == 1 and math.prod(spec.window) // spec.phases <= OPEN_TERMS
-    return name == "matmul" or (name == "onednn" and spec.phases > 1) or (name == "taps" and not short)
+    return name in ("matmul", "onednn") or (name == "taps" and not short)
 
 
 def apart(compute: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from jaxgroupconv.lowerings.geometry import put_at, spatial_slices, take, take_a
 from jaxgroupconv.spec import ConvSpec
 
 SUMS_BYTES = 1 << 19  # least of the sums of as many positions as are computed at a time
+MORE_SUMS_BYTES = 1 << 21  # the same, if that is at most 7/4 of the operands: a loop would be seven more kernels to compile
 
 
 def over_positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
@@ -41,10 +42,10 @@ def over_positions(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
 
 
 def positions_at_a_time(spec: ConvSpec) -> int:
-    """As many positions as whose sums take no more than the input, or twice the cotangent."""
-    lhs, rhs = math.prod(spec.in_size), math.prod(spec.window)
-    most = max(SUMS_BYTES // (spec.groups * spec.compute_dtype.itemsize), spec.in_channels * max(lhs, 2 * rhs))
-    return max(1, most // sums_size(spec))
+    """As many positions as whose sums take no more than the input, or twice the cotangent, or than is worth no loop."""
+    lhs, rhs, size = math.prod(spec.in_size), math.prod(spec.window), spec.groups * spec.compute_dtype.itemsize
+    small = max(SUMS_BYTES // size, min(MORE_SUMS_BYTES // size, 7 * spec.in_channels * (lhs + rhs) // 4))
+    return max(1, max(small, spec.in_channels * max(lhs, 2 * rhs)) // sums_size(spec))
 
 
 def _at(spec: ConvSpec, positions: Any, lhs: Array, rhs: Array) -> Array:

@@ -16,6 +16,8 @@ from jaxgroupconv.lowerings.block_sums import (
     blocks,
     blocks_summed,
     kept_axes,
+    multiplied,
+    once,
     operands_size,
     reduced,
     sums_layout,
@@ -34,7 +36,7 @@ MAX_CALLS = 9  # parts that are written out; more are a loop
 def over_parts(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
     """The sums for all output positions, in the layout of `kept_axes`: at once, or part by part."""
     if (size := part_of(spec)) == spec.out_size:
-        return _sums(spec, lhs, rhs)
+        return reduced(spec, _sums(spec, lhs, rhs))
     reach = [
         (count - 1) * stride + (window - 1) * dilation + 1
         for count, stride, window, dilation in zip(size, spec.strides, spec.window, spec.rhs_dilation, strict=True)
@@ -47,9 +49,9 @@ def over_parts(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         starts = [i * step for i, step in zip(index, steps, strict=True)]
 
         def row_of_sums(lhs: Array, rhs: Array) -> Array:
-            return _sums(part, lhs, rhs, **spatial_slices(starts, reach, (1,) * spec.ndim))
+            return multiplied(part, _sums(part, lhs, rhs, **spatial_slices(starts, reach, (1,) * spec.ndim)))
 
-        return apart(row_of_sums)(lhs, rhs)
+        return once(part, apart(row_of_sums)(lhs, rhs))
 
     if counts[-1] == 1 and math.prod(counts) <= MAX_CALLS:
         parts = [sums_at(index) for index in itertools.product(*map(range, counts))]
@@ -67,7 +69,7 @@ def over_parts(spec: ConvSpec, lhs: Array, rhs: Array) -> Array:
         if "r" in kept:
             row, column = lax.div(i, np.int32(counts[-1])), lax.rem(i, np.int32(counts[-1]))
             where = {"r": row, "k": lax.mul(column, np.int32(size[-1]))}
-        return put_at(out, kept, _sums(part, slices[0], rhs), **where)
+        return put_at(out, kept, reduced(part, _sums(part, slices[0], rhs)), **where)
 
     lengths = spec.sizes(spec.window) | _positions(spec)
     zeros = lax.full([lengths[axis] for axis in kept], 0, spec.compute_dtype)
@@ -108,15 +110,15 @@ def _positions(spec: ConvSpec) -> dict[str, int]:
 
 
 def _sums(spec: ConvSpec, lhs: Array, rhs: Array, **where: slice) -> Array:
-    """The sums for all output positions, from a part of the input.
+    """The sums for all output positions, from a part of the input, before they are reduced.
 
-    What is reduced is computed apart: XLA would merge its axes where it is computed, and LLVM make no vectors of that.
+    Computed apart: XLA would merge their axes where they are computed, and LLVM make no vectors of that.
     """
 
     def sums(lhs: Array, rhs: Array) -> Array:
         return sums_of_blocks(spec, take(lhs, spec.lhs_layout, **where), rhs)
 
-    return reduced(spec, apart(sums)(lhs, rhs))
+    return apart(sums)(lhs, rhs)
 
 
 @shared
