@@ -110,7 +110,8 @@ def _dense_gradient(spec: ConvSpec) -> bool:
         elements, positions = math.prod(spec.out_size), spec.in_channels * math.prod(spec.window)
         many = 1 < elements and positions >= (MANY if elements <= 9 or strided else MORE)
         wide = spec.batch >= WIDE and spec.out_channels >= (8 if spec.in_channels <= FEW_ITEMS else 24)
-        enough = spec.short_output and many and wide and spec.bytes < LARGE_BYTES
+        several = spec.in_channels > 1 or strided
+        enough = spec.short_output and many and wide and several and spec.bytes < LARGE_BYTES
     return _plain_gradient(spec) and planar and enough
 
 
@@ -180,9 +181,9 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         _dense_gradient,
         "onednn",
         f"a weight gradient of one group in 2-D and 8 output channels: of at least {ITEMS} items and at most {COLUMNS} "
-        f"columns, strided or of at least {WIDE} input channels, oneDNN's kernel, whose channels are the items; else of as "
-        f"many input channels, less than {LARGE_BYTES >> 20} MiB, {MANY} positions ({MORE} unstrided of more than 9 kernel "
-        f"elements) and, of more than {FEW_ITEMS} items, 24 output channels, oneDNN's products",
+        f"columns, strided or of at least {WIDE} input channels, oneDNN's kernel, whose channels are the items; else, strided "
+        f"or of several items, of as many input channels, less than {LARGE_BYTES >> 20} MiB, {MANY} positions ({MORE} "
+        f"unstrided of more than 9 kernel elements) and, of more than {FEW_ITEMS} items, 24 output channels, oneDNN's products",
     ),
     (
         _gradient_of_items,

@@ -39,7 +39,8 @@ def _dense_patches(spec: ConvSpec) -> bool:
     """One group in two dimensions and many positions, of few input channels or items, or large: lax's products are poor."""
     elements, strided = math.prod(spec.out_size), is_sparse(spec)
     many = spec.ndim == 2 and spec.in_channels * math.prod(spec.window) >= 784 and elements > 1
-    few, large = spec.batch < WIDE or spec.in_channels <= FEW_ITEMS, spec.bytes >= LARGE_BYTES
+    some = (1 if strided else 2) <= spec.in_channels <= FEW_ITEMS
+    few, large = spec.batch < WIDE or some, spec.bytes >= LARGE_BYTES
     least = 24 if few and spec.batch > 1 and (strided or (elements <= 9 and spec.channel_last)) else 40
     return spec.groups == 1 and spec.phases == 1 and many and (few or large) and spec.out_channels >= least
 
@@ -124,8 +125,8 @@ RULES: tuple[tuple[Callable[[ConvSpec], bool], str, str], ...] = (
         _dense_patches,
         "matmul",
         f"a dense weight gradient in 2-D of at least 784 positions, of {LARGE_BYTES >> 20} MiB, less than {WIDE} input "
-        f"channels or at most {FEW_ITEMS} items, and of 40 output channels (of 2 to {WIDE - 1} input channels or so few items "
-        "24, if it is strided or, channel-last, of at most 9 kernel elements): a product of patches",
+        f"channels or at most {FEW_ITEMS} items (of a stride, or several), and of 40 output channels (of 2 to {WIDE - 1} input "
+        "channels or so few items 24, if it is strided or, channel-last, of at most 9 kernel elements): a product of patches",
     ),
     (
         _dense_gradient,

@@ -18,6 +18,7 @@ from jaxgroupconv.lowerings.block_sums import depthwise
 
 LEAST_ACCEPTED = {"feature_groups": 15}  # cases; a lowering that accepts fewer than 70 must say so here
 RANDOM_CASES = random_cases(60, seed=0)
+NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def accepted(name, cases=CASES):
@@ -109,14 +110,14 @@ def channels_are_minor(spec):
     "case", [case for case in accepted("taps") if case.spec.short_output and channels_are_minor(case.spec)], ids=str
 )
 def test_weight_sums_that_one_item_is_added_to_after_the_other(case, monkeypatch):
-    """As of six items and more of whole vectors of output channels."""
+    """As of three items and more of whole vectors of output channels."""
     monkeypatch.setattr(weight_sums, "_added_at_a_time", lambda spec: 1)
     assert_right(case, run("taps", case, compiled=compiled.__wrapped__))
 
 
 @pytest.mark.parametrize(
     "items, channels, size, at_a_time",
-    [(8, 512, 14, 1), (32, 512, 3, 2), (4, 512, 14, 0), (8, 128, 14, 0), (8, 512, 28, 0), (8, 32, 14, 0)],
+    [(8, 512, 14, 1), (32, 512, 3, 2), (2, 512, 14, 0), (8, 128, 14, 0), (8, 512, 28, 0), (8, 32, 14, 0)],
     ids=["one", "two of a small map", "few", "no whole vectors", "too large sums", "depthwise"],
 )
 def test_items_are_added_to_weight_sums_that_stay_in_a_cache(items, channels, size, at_a_time):
@@ -337,7 +338,7 @@ def test_a_loop_over_slices_is_one_of_vector_loops_on_all_cores():
     """XLA neither fuses the slicing into the terms, nor takes the loop for a small one that a single core runs."""
     for case in (
         Case("thin groups", (1, 32, 28, 28), (32, 8, 3, 3), groups=4),
-        Case("large kernel", (1, 28, 28, 16), (13, 13, 1, 16), groups=16, layouts=("NHWC", "HWIO", "NHWC")),
+        Case("large kernel", (1, 28, 28, 16), (13, 13, 1, 16), groups=16, layouts=NHWC),
     ):
         spec = case.spec
         text = jax.jit(lambda x, w, spec=spec: LOWERINGS["taps"].lower(spec, x, w)).lower(*case.arrays()).compile().as_text()
@@ -350,12 +351,20 @@ def test_a_loop_over_slices_is_one_of_vector_loops_on_all_cores():
 )
 def test_the_kernel_of_a_long_depthwise_sum_stays_in_the_first_cache(kernel, channels, calls):
     """Channel-last all of it is read again at each position. 13x13 is a loop over two rows, in four parts, and a row in two."""
-    layouts = ("NWC", "WIO", "NWC") if len(kernel) == 1 else ("NHWC", "HWIO", "NHWC")
+    layouts = ("NWC", "WIO", "NWC") if len(kernel) == 1 else NHWC
     padding = tuple((size // 2, size // 2) for size in kernel)
     shapes = (1, *(2 * size for size in kernel), channels), (*kernel, 1, channels)
     case = Case("long", *shapes, groups=channels, padding=padding, layouts=layouts)
     text = jax.jit(functools.partial(LOWERINGS["taps"].lower, case.spec)).lower(*case.arrays()).as_text()
     assert text.count("call @part_of_sum") == calls
+
+
+@pytest.mark.parametrize(("size", "copied"), [(4, False), (8, True)])
+def test_a_kernel_that_few_results_read_is_not_copied_to_spread_it_over_the_cache(size, copied):
+    """1024 channels, channel-last: each of the 9 kernel elements begins in the same set."""
+    case = Case("", (1, size, size, 1024), (3, 3, 1, 1024), groups=1024, padding=((1, 1), (1, 1)), layouts=NHWC)
+    text = jax.jit(functools.partial(LOWERINGS["taps"].lower, case.spec)).lower(*case.arrays()).as_text()
+    assert ("call @add_kernel_groups" in text) == copied
 
 
 @pytest.mark.parametrize("kernel", [3, 5])

@@ -251,12 +251,17 @@ DEPTHWISE = dict(groups=24, padding=SAME)
         (Case("", (8, 40, 40, 72), (3, 3, 72, 24), lhs_dilation=(2, 2), layouts=NHWC), False),  # its product too
         (Case("", (1, 24, 9, 9), (5, 24, 3, 3)), False),
         (Case("", (1, 9, 9, 24), (1, 1, 24, 24), layouts=NHWC), False),  # which is a matrix product
+        (Case("", (8, 23, 23, 64), (1, 1, 64, 64), strides=(2, 2), layouts=NHWC), True),  # which would be that of a copy
+        (Case("", (1, 23, 23, 64), (1, 1, 64, 64), strides=(2, 2), layouts=NHWC), False),  # few operations
+        (Case("", (1, 23, 23, 128), (1, 1, 128, 512), strides=(2, 2), layouts=NHWC), False),  # few positions
         (Case("", (8, 9, 9, 96), (8, 7, 7, 96), batch_groups=3, layouts=WEIGHT_GRADIENT_NHWC), True),
         (Case("", (8, 9, 9, 24), (8, 7, 7, 24), batch_groups=3, layouts=WEIGHT_GRADIENT_NHWC), False),
         (Case("", (4, 12, 16, 16), (4, 24, 14, 14), layouts=WEIGHT_GRADIENT), True),
         (Case("", (2, 12, 16, 16), (2, 24, 14, 14), layouts=WEIGHT_GRADIENT), False),  # few positions
         (Case("", (4, 11, 16, 16), (4, 24, 14, 14), layouts=WEIGHT_GRADIENT), False),  # few input channels
         (Case("", (4, 24, 28, 28), (4, 24, 24, 24), layouts=WEIGHT_GRADIENT), True),
+        (Case("", (1, 24, 66, 66), (1, 24, 64, 64), layouts=WEIGHT_GRADIENT), False),  # one item,
+        (Case("", (1, 24, 67, 67), (1, 24, 33, 33), rhs_dilation=(2, 2), layouts=WEIGHT_GRADIENT), True),  # but strided
         (Case("", (4, 24, 18, 18), (4, 24, 14, 14), layouts=WEIGHT_GRADIENT), False),  # few positions for 5x5
         (Case("", (8, 24, 16, 16), (8, 8, 14, 14), layouts=WEIGHT_GRADIENT), True),  # the items are the channels
         (Case("", (8, 24, 66, 66), (8, 8, 64, 64), layouts=WEIGHT_GRADIENT), False),  # too many columns for them

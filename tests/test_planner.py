@@ -205,7 +205,9 @@ def test_the_input_gradient_of_a_dense_strided_convolution(channels, out_channel
         (1, 6, 112, 24, 3, 1, "native"),
         (1, 6, 112, 40, 3, 1, "matmul"),  # few input channels and many positions
         (1, 6, 112, 24, 5, 2, "matmul"),
-        (2, 64, 56, 64, 3, 1, "matmul"),  # few items
+        (2, 64, 56, 64, 3, 1, "matmul"),  # few items, but not one
+        (1, 64, 56, 64, 3, 1, "native"),
+        (1, 64, 56, 64, 3, 2, "matmul"),
         (8, 64, 112, 64, 3, 1, "matmul"),  # large operands
         (8, 3, 112, 8, 3, 1, "native"),
         (8, 64, 56, 64, 3, 1, "matmul"),

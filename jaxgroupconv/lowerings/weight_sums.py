@@ -44,10 +44,10 @@ from jaxgroupconv.lowerings.row_sums import even_parts, over_parts, part_of, sum
 from jaxgroupconv.spec import ConvSpec, Sizes
 
 SHORT_ROW = 16  # elements of a row, channel-first, that are too few for a vector loop
-CACHE_BYTES = 3 << 19  # operands that one iteration over c works on, which it copies
+CACHE_BYTES = 2 << 20  # operands that one iteration over c works on, which it copies
 COPIED_BYTES = 1 << 20  # of a depthwise cotangent that is copied for a few more rows: what is larger is summed in two parts
 MULTIPLIER = 16  # output channels of one input channel, channel-last, that are vectors of their own
-ADDED_ITEMS, ADDED_BYTES = 6, 12 << 20  # least items, and most bytes, of sums that items are added to one after the other
+ADDED_ITEMS, ADDED_BYTES = 3, 12 << 20  # least items, and most bytes, of sums that items are added to one after the other
 SMALL_BYTES = 1 << 20  # of copies and sums that are not worth a loop over groups
 PART_BYTES = 6 << 20  # of copies and sums of some items, if those of all would be new pages
 
