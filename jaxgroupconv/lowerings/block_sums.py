@@ -19,7 +19,7 @@ MORE_ROW_TERMS = 14  # of depthwise ones, or wide channels; XLA does not fuse a 
 PRODUCTS = 128  # terms times innermost channels; with less, LLVM unrolls the loop over these
 STORED = 2  # products that take as long as to write a sum and to read it again
 TWICE = 2  # rows of ones, minor channels: of one, XLA would write a kernel for each product anew, and compile each
-FEW = 14  # sums that are left after the first product, and added up elementwise: another one would be one more kernel
+FEW = 14  # sums that are added up elementwise, and not by a product
 
 
 def depthwise(spec: ConvSpec) -> bool:
@@ -154,7 +154,7 @@ def reduced(spec: ConvSpec, sums: Array) -> Array:
 
 
 def multiplied(spec: ConvSpec, sums: Array) -> Array:
-    """The same as products with ones, in the layout of `_multiplied_axes`; what takes them once (`once`) may be elsewhere."""
+    """The same as products with ones, or few ones added up, in the layout of `_multiplied_axes`; `once` takes one of each."""
     axes = sums_layout(spec)
     sums, sizes = lax.optimization_barrier(sums), dict(zip(axes, sums.shape, strict=True)) | {"x": TWICE}
     options: Any = {"merge": depthwise(spec), "precision": lax.Precision.HIGHEST}
@@ -164,6 +164,8 @@ def multiplied(spec: ConvSpec, sums: Array) -> Array:
 
     if not axes.endswith(spec.spatial):
         batch, summed = "k" if axes.startswith("k") else "", "".join(axis for axis in axes if axis in "c" + spec.spatial)
+        if _few_sums(spec):
+            return without(total(pieces(sums, axes, summed)), axes, summed)
         sums, axes = contract(ones(f"{batch}x{summed}"), f"{batch}x{summed}", sums, axes, batch=batch, **options)
         return _aligned(sums, axes, _multiplied_axes(spec), sizes)
     sums, axes = contract(sums, axes, ones(spec.spatial), spec.spatial, **options)
@@ -185,9 +187,14 @@ def once(spec: ConvSpec, products: Array) -> Array:
 def _multiplied_axes(spec: ConvSpec) -> str:
     """The layout of the products with ones: channel-last there are two of each, along x, lest XLA write a kernel for each."""
     axes, kept = sums_layout(spec), kept_axes(spec)
-    if axes.endswith(spec.spatial):
+    if axes.endswith(spec.spatial) or _few_sums(spec):
         return kept
     return f"kx{kept.replace('k', '')}" if axes.startswith("k") else f"x{kept}"
+
+
+def _few_sums(spec: ConvSpec) -> bool:
+    """Whether a block has so few sums that, of wider groups, adding them up is one more vector loop."""
+    return not depthwise(spec) and math.prod((*block(spec), *spec.window[1:])) <= FEW
 
 
 def _aligned(sums: Array, axes: str, target: str, sizes: dict[str, int]) -> Array:
