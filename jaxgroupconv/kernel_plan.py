@@ -15,7 +15,7 @@ from jaxgroupconv.lowerings.geometry import PAGED_BYTES
 from jaxgroupconv.lowerings.onednn import COLUMNS, ITEMS, is_of_items
 from jaxgroupconv.lowerings.per_group import FEW_ITEMS
 from jaxgroupconv.spec import ConvSpec
-from jaxgroupconv.weight_plan import LARGE_BYTES, WIDE, is_sparse
+from jaxgroupconv.weight_plan import LARGE_BYTES, WIDE, is_single, is_sparse
 
 LARGE = 225  # kernel elements, from which on a depthwise sum is worth moving
 MOVED = 1 << 20  # elements, up to which a strided one is
@@ -110,8 +110,7 @@ def _dense_gradient(spec: ConvSpec) -> bool:
         elements, positions = math.prod(spec.out_size), spec.in_channels * math.prod(spec.window)
         many = 1 < elements and positions >= (MANY if elements <= 9 or strided else MORE)
         wide = spec.batch >= WIDE and spec.out_channels >= (8 if spec.in_channels <= FEW_ITEMS else 24)
-        several = spec.in_channels > 1 or strided
-        enough = spec.short_output and many and wide and several and spec.bytes < LARGE_BYTES
+        enough = spec.short_output and many and wide and not is_single(spec) and spec.bytes < LARGE_BYTES
     return _plain_gradient(spec) and planar and enough
 
 

@@ -20,6 +20,10 @@ def is_sparse(spec: ConvSpec) -> bool:  # as the weight gradient of a strided co
     return any(step > 1 for step in spec.rhs_dilation)
 
 
+def is_single(spec: ConvSpec) -> bool:  # one item, unstrided, where lax's dense weight gradient is good
+    return spec.in_channels == 1 and not is_sparse(spec)
+
+
 def _few_items_sparse(spec: ConvSpec) -> bool:
     return spec.groups == 1 and few_items(spec) and spec.phases == 1 and is_sparse(spec)
 
@@ -39,8 +43,8 @@ def _dense_patches(spec: ConvSpec) -> bool:
     """One group in two dimensions and many positions, of few input channels or items, or large: lax's products are poor."""
     elements, strided = math.prod(spec.out_size), is_sparse(spec)
     many = spec.ndim == 2 and spec.in_channels * math.prod(spec.window) >= 784 and elements > 1
-    some = (1 if strided else 2) <= spec.in_channels <= FEW_ITEMS
-    few, large = spec.batch < WIDE or some, spec.bytes >= LARGE_BYTES
+    few = spec.batch < WIDE or (spec.in_channels <= FEW_ITEMS and not is_single(spec))
+    large = spec.bytes >= LARGE_BYTES
     least = 24 if few and spec.batch > 1 and (strided or (elements <= 9 and spec.channel_last)) else 40
     return spec.groups == 1 and spec.phases == 1 and many and (few or large) and spec.out_channels >= least
 
